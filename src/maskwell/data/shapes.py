@@ -1,0 +1,170 @@
+"""Outlines of generated objects and their anti-aliased rasterisation.
+
+An outline is a list of contours, float32 [K, 2] (x, y), filled even-odd, scaled so that the
+farthest point lies about 1 from the origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Outline = list[Floats]
+
+_SUBPIXEL_BITS = 4
+_MARGIN = 4  # free pixels around a patch, so that soft edges fade out inside it
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An object rasterised where it lies in the image.
+
+    ``rows`` and ``cols`` index the image; ``alpha`` float32 [h, w] in [0, 1] is the coverage there;
+    ``full_area`` counts the object's pixels including those outside the image.
+    """
+
+    rows: slice
+    cols: slice
+    alpha: Floats
+    full_area: int
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """bool [h, w], pixels at least half covered."""
+        return self.alpha >= 0.5
+
+
+def rasterise(outline: Outline, centre: tuple[float, float], radius: float, size: int) -> Patch | None:
+    """Draw ``outline`` at ``centre`` (x, y) in a ``size`` x ``size`` image; None if wholly outside."""
+    points = [contour * radius + np.float32(centre) for contour in outline]
+    stacked = np.concatenate(points)
+    x0, y0 = (np.floor(stacked.min(0)).astype(int) - _MARGIN).tolist()
+    x1, y1 = (np.ceil(stacked.max(0)).astype(int) + _MARGIN + 1).tolist()
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, size), min(y1, size)
+    if left >= right or top >= bottom:
+        return None
+    canvas = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    fixed = [np.round((p - (x0, y0)) * 2**_SUBPIXEL_BITS).astype(np.int32) for p in points]
+    cv2.fillPoly(canvas, fixed, 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
+    full_area = int(np.count_nonzero(canvas >= 128))
+    alpha = canvas[top - y0 : bottom - y0, left - x0 : right - x0].astype(np.float32) / 255
+    return Patch(slice(top, bottom), slice(left, right), alpha, full_area)
+
+
+def soften(patch: Patch, sigma: float) -> Floats:
+    """The patch's coverage blurred by ``sigma`` pixels."""
+    if sigma <= 0:
+        return patch.alpha
+    blurred: Floats = cv2.GaussianBlur(patch.alpha, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return blurred
+
+
+def rotated(outline: Outline, angle: float) -> Outline:
+    """The outline turned by ``angle`` radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, sin], [-sin, cos]], np.float32)
+    return [contour @ turn for contour in outline]
+
+
+def smooth_outline(rng: np.random.Generator, aspect: float, roughness: float, points: int = 40) -> Outline:
+    """An irregular closed curve: an ellipse of ``aspect`` whose radius wavers by ``roughness``."""
+    theta = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    waves = np.arange(2, 6)
+    amplitude = rng.normal(0, roughness, 4) / np.sqrt(waves - 1)
+    phase = rng.uniform(0, 2 * np.pi, 4)
+    radius = 1 + (amplitude[:, None] * np.cos(waves[:, None] * theta + phase[:, None])).sum(0)
+    radius = np.clip(radius, 0.45, 1.6)
+    curve = np.stack([radius * np.cos(theta), radius * np.sin(theta) / aspect], 1)
+    return [(curve / np.abs(curve).max()).astype(np.float32)]
+
+
+def curved_line(rng: np.random.Generator, thickness: float) -> Outline:
+    """A thin bent band of half-width ``thickness``, as a fibre or a bent stick."""
+    t = np.linspace(-1, 1, 14)
+    bend = rng.uniform(-0.5, 0.5)
+    spine = np.stack([t, bend * (t**2 - 0.5) + 0.15 * rng.normal() * t**3], 1)
+    tangent = np.gradient(spine, axis=0)
+    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+    normal *= thickness / np.linalg.norm(normal, axis=1, keepdims=True)
+    return [np.concatenate([spine + normal, (spine - normal)[::-1]]).astype(np.float32)]
+
+
+def _arc(radius: float, start: float, stop: float, points: int) -> Floats:
+    theta = np.linspace(start, stop, points, endpoint=False)
+    return np.stack([radius * np.cos(theta), radius * np.sin(theta)], 1).astype(np.float32)
+
+
+def _regular(corners: int) -> Outline:
+    return [_arc(1.0, np.pi / 2, 2.5 * np.pi, corners)]
+
+
+def _box(aspect: float) -> Outline:
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32) * (1, 1 / aspect)
+    return [(corners / np.linalg.norm(corners[0])).astype(np.float32)]
+
+
+def _ellipse(rng: np.random.Generator) -> Outline:
+    return [_arc(1.0, 0, 2 * np.pi, 36) * np.float32([1, 1 / rng.uniform(1.6, 2.8)])]
+
+
+def _triangle(rng: np.random.Generator) -> Outline:
+    angles = np.array([0.5, 0.5 + 2 / 3, 0.5 + 4 / 3]) * np.pi + rng.uniform(-0.2, 0.2, 3)
+    return [np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)]
+
+
+def _star(rng: np.random.Generator) -> Outline:
+    points = _arc(1.0, np.pi / 2, 2.5 * np.pi, 10)
+    points[1::2] *= np.float32(rng.uniform(0.38, 0.5))
+    return [points]
+
+
+def _ring(rng: np.random.Generator) -> Outline:
+    return [_arc(1.0, 0, 2 * np.pi, 36), _arc(rng.uniform(0.5, 0.68), 0, 2 * np.pi, 30)]
+
+
+def _cross(rng: np.random.Generator) -> Outline:
+    arm = rng.uniform(0.22, 0.36)
+    quarter = np.array([[1, -arm], [1, arm], [arm, arm]], np.float32)
+    turn = np.array([[0, 1], [-1, 0]], np.float32)
+    quarters = [quarter]
+    for _ in range(3):
+        quarters.append(quarters[-1] @ turn)
+    return [np.concatenate(quarters).astype(np.float32)]
+
+
+def _crescent(rng: np.random.Generator) -> Outline:
+    opening = rng.uniform(0.55, 0.8)  # half the angle, in radians, that the opening leaves free
+    outer = _arc(1.0, opening, 2 * np.pi - opening, 32)
+    tip = np.array([np.cos(opening), np.sin(opening)])
+    shift = rng.uniform(0.4, 0.55)
+    inner_radius = float(np.hypot(tip[0] - shift, tip[1]))
+    start = float(np.arctan2(tip[1], tip[0] - shift))
+    inner = _arc(inner_radius, 2 * np.pi - start, start, 24) + np.float32([shift, 0])
+    return [np.concatenate([outer, inner]).astype(np.float32)]
+
+
+OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
+    "circle": lambda rng: [_arc(1.0, 0, 2 * np.pi, 40)],
+    "ellipse": _ellipse,
+    "square": lambda rng: _box(1.0),
+    "rectangle": lambda rng: _box(rng.uniform(1.5, 2.4)),
+    "triangle": _triangle,
+    "star": _star,
+    "ring": _ring,
+    "cross": _cross,
+    "bar": lambda rng: _box(rng.uniform(4.5, 8.0)),
+    "hexagon": lambda rng: _regular(6),
+    "crescent": _crescent,
+    "blob": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.5), 0.16),
+    "nucleus": lambda rng: smooth_outline(rng, 1 + rng.gamma(1.5, 0.22), 0.045),
+    "red blood cell": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.25), 0.025),
+    "white blood cell": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.3), 0.08),
+    "platelet": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.6), 0.08),
+    "fibre": lambda rng: curved_line(rng, rng.uniform(0.05, 0.1)),
+}
+"""Kind of object -> a function that draws one outline of it, unrotated."""
