@@ -1,0 +1,115 @@
+"""From the composed configuration to objects: the only module that calls hydra's ``instantiate``.
+
+Nothing is built that is not on the list of trusted packages, and an argument that a constructor does
+not take is refused with the nearest one that it does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from maskwell.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import lightning
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from maskwell.data.datamodule import DataModule
+    from maskwell.models.base import BaseTask
+
+TRUSTED = ("maskwell.", "lightning.pytorch.", "torch.optim.", "torch.nn.", "torchmetrics.")
+"""Prefixes of ``_target_`` that may be built; ``lightning.Trainer`` beside them."""
+
+HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
+
+
+def task(cfg: DictConfig) -> BaseTask:
+    """The family's LightningModule."""
+    return _build(cfg.model, "model")
+
+
+def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
+    """The data, in the geometry that ``built`` wants; tells the task its categories and optimiser."""
+    data = _build(cfg.data, "data")
+    data.bind(built.input_spec)
+    built.bind(categories=data.categories, optim=_build(cfg.optim, "optim"))
+    return data
+
+
+def callbacks(cfg: DictConfig) -> list[Callback]:
+    """Every named entry of the group ``callbacks``; entries set to null are left out."""
+    return _build_entries(cfg.callbacks, "callbacks")
+
+
+def loggers(cfg: DictConfig) -> list[Logger]:
+    """Every named entry of the group ``logger``."""
+    return _build_entries(cfg.logger, "logger")
+
+
+def trainer(cfg: DictConfig, **more: Any) -> lightning.Trainer:
+    """The Trainer; ``more`` (callbacks, loggers, plugins, ...) goes on top of the group ``trainer``."""
+    node = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(node, dict)
+    return _build(OmegaConf.create(node), "trainer", **more)
+
+
+def check_target(target: str, key: str) -> None:
+    """Refuse a ``_target_`` outside the trusted packages.
+
+    Raises:
+        UserError: naming the key and the target.
+    """
+    if target != "lightning.Trainer" and not target.startswith(TRUSTED):
+        raise UserError(f"{key}._target_ names '{target}', which is outside the packages that may be built here.")
+
+
+def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
+    if group is None:
+        return []
+    return [_build(node, f"{key}.{name}") for name, node in group.items() if node is not None]
+
+
+def _build(node: Any, key: str, **more: Any) -> Any:
+    check_node(node, key)
+    return instantiate(node, _convert_="all", **more)
+
+
+def check_node(node: Any, key: str) -> None:
+    """Hold every ``_target_`` at or below ``node`` against the trusted packages and its signature.
+
+    Raises:
+        UserError: for an untrusted or missing target and for an argument that it does not take.
+    """
+    if isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            check_node(item, f"{key}[{index}]")
+    if not isinstance(node, DictConfig):
+        return
+    target = node.get("_target_")
+    if target is not None:
+        known = parameters(target, key)
+        for name in node:
+            if known is not None and name not in known and name not in HYDRA_KEYS:
+                raise UserError(f"{key}.{name}: {target} takes no '{name}'.{nearest(str(name), known)}")
+    for name, child in node.items():
+        check_node(child, f"{key}.{name}")
+
+
+def parameters(target: str, key: str) -> set[str] | None:
+    """Names of the arguments that ``target`` takes; None where it takes any."""
+    check_target(target, key)
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{key}._target_: '{target}' cannot be imported ({error}).") from error
+    arguments: Mapping[str, inspect.Parameter] = inspect.signature(found).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in arguments.values()):
+        return None
+    return set(arguments)

@@ -1,0 +1,93 @@
+"""metrics.csv of a run: one row per logging call, history kept when a run is resumed."""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class CsvLogger(Logger):
+    """Appends rows to ``path``; the first column is the batch count ``step``.
+
+    Lightning's own CSVLogger deletes an existing file. This one keeps it: rows after the checkpoint
+    are cut by :func:`cut` when a run is resumed, and training goes on below the rest. A metric that
+    appears later becomes a new column on the right.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run folder holds the whole configuration: nothing to write."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one row at once, so that a killed run loses nothing."""
+        row = {"step": "" if step is None else str(step)}
+        row |= {name: f"{float(value):.9g}" for name, value in metrics.items()}
+        columns = self._columns_for(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, columns, restval="").writerow(row)
+
+    def _columns_for(self, row: Mapping[str, str]) -> list[str]:
+        if self._columns is None:
+            rows = read(self.path)
+            self._columns = list(rows[0]) if rows else []
+        new = [name for name in row if name not in self._columns]
+        if new or not self.path.exists():
+            self._columns += new
+            write(self.path, self._columns, read(self.path))
+        return self._columns
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics file, oldest first; empty where there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
+    """Replace ``path`` at once by ``rows`` under ``columns``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".csv.tmp")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    beside.replace(path)
+
+
+def cut(path: Path, step: int) -> int:
+    """Drop the rows of batches at or after ``step`` and return how many there were.
+
+    ``step`` is the number of batches the checkpoint has seen: the resumed run writes these again.
+    """
+    rows = read(path)
+    kept = [row for row in rows if row["step"] and int(row["step"]) < step]
+    if len(kept) < len(rows):
+        write(path, list(rows[0]), kept)
+    return len(rows) - len(kept)
