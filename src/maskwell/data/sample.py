@@ -16,20 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from maskwell.ops.masks import Rle as Rle
+
 IGNORE = 255
 """Semantic label of pixels that count nowhere."""
-
-
-class Rle(TypedDict):
-    """A compressed COCO run-length mask: ``size`` is (height, width)."""
-
-    size: list[int]
-    counts: bytes
 
 
 @dataclass(frozen=True)
