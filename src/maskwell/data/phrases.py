@@ -38,7 +38,9 @@ _SYNONYMS = {
 T = TypeVar("T")
 _ALL = frozenset(KINDS)
 _CELLS = frozenset({"nucleus", "red blood cell", "white blood cell"})
-_ROUNDISH = frozenset({"circle", "ellipse", "blob", "nucleus", "red blood cell", "white blood cell", "platelet"})
+_ROUNDISH = frozenset(
+    {"circle", "ellipse", "blob", "nucleus", "red blood cell", "white blood cell", "platelet"}
+)
 
 
 @dataclass(frozen=True)
