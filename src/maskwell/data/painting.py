@@ -6,27 +6,17 @@ A painter is a pure function of its generator: (rng, image side, objects) -> uin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from maskwell.data import textures as tx
-from maskwell.data.phrases import COLOURS, Item
-from maskwell.data.shapes import Patch, soften
+from maskwell.data.phrases import COLOURS
+from maskwell.data.placing import Placed
+from maskwell.data.shapes import soften
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An object where it lies: its pixels, the item that phrases speak of, centre and radius in pixels."""
-
-    patch: Patch
-    item: Item
-    centre: tuple[float, float]
-    radius: float
 
 
 def _paint_shapes(rng: np.random.Generator, size: int, objects: list[Placed]) -> NDArray[np.uint8]:
@@ -45,7 +35,8 @@ def _paint_shapes(rng: np.random.Generator, size: int, objects: list[Placed]) ->
 
 
 def _ground(rng: np.random.Generator, size: int, used: list[Floats]) -> Floats:
-    best, best_distance = np.zeros(3, np.float32), -1.0
+    best: Floats = np.zeros(3, np.float32)
+    best_distance = -1.0
     for _ in range(6):
         colour: Floats = rng.uniform(0.05, 0.95, 3).astype(np.float32)
         grey = np.float32(colour.mean())
@@ -81,7 +72,7 @@ def _textured(rng: np.random.Generator, base: Floats, o: Placed) -> Floats:
         period = max(3.5, o.radius * rng.uniform(0.35, 0.6))
         draw = tx.stripes if o.item.texture == "striped" else tx.dots
         share = draw(rng, height, width, period)[..., None]
-    textured: Floats = base + share * (other - base)
+    textured: Floats = (base + share * (other - base)).astype(np.float32, copy=False)
     return textured
 
 

@@ -12,18 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwell.data.painting import PAINTERS, Placed
+from maskwell.data.painting import PAINTERS
 from maskwell.data.phrases import COLOURS, KINDS, SHAPES, Item, make_phrases
-from maskwell.data.shapes import OUTLINES, rasterise, rotated
+from maskwell.data.placing import MIN_RADIUS, Wanted, place_objects
 
 Floats = NDArray[np.float32]
 
 STYLES = {"shapes": 0.58, "fluorescence": 0.19, "stained": 0.12, "bright field": 0.06, "smear": 0.05}
 """Style -> its share of the scenes."""
 
-_MIN_DIAMETER = 6.0  # pixels
-_MIN_VISIBLE = 0.4  # share of an object's pixels that stays visible, however much is stacked on it
-_MAX_CELL_OVERLAP = 0.25  # share of a cell that lies upon others: cells crowd, but do not stack
+_MIN_DIAMETER = 2 * MIN_RADIUS
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,7 @@ def generate_scene(
     rng = np.random.default_rng([seed, index])
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
     count = 0 if rng.random() < empty_share else int(rng.integers(min_objects, max_objects + 1))
-    objects, owner = _place_all(rng, size, _plan(rng, style, size, count))
-    masks = owner[None] == np.arange(len(objects), dtype=np.int16)[:, None, None]
+    objects, masks = place_objects(rng, size, _plan(rng, style, size, count))
     areas = masks.sum((1, 2))
     items = [
         replace(o.item, diameter=float(np.sqrt(4 * area / np.pi) / size))
@@ -103,8 +100,7 @@ def generate_scene(
 # What the scene holds ---------------------------------------------------------------------------
 
 
-def _plan(rng: np.random.Generator, style: str, size: int, count: int) -> list[tuple[Item, float, float]]:
-    """(item, radius in pixels, chance to be laid beside another object) of each object to place."""
+def _plan(rng: np.random.Generator, style: str, size: int, count: int) -> list[Wanted]:
     if count == 0:
         return []
     largest = size * min(0.6, 1.1 / np.sqrt(count))
@@ -117,7 +113,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.01)))))
 
 
-def _plan_shape(rng: np.random.Generator, largest: float) -> tuple[Item, float, float]:
+def _plan_shape(rng: np.random.Generator, largest: float) -> Wanted:
     kind = SHAPES[int(rng.integers(len(SHAPES)))]
     colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
     # Thin shapes need length, or nothing of them is left to see.
@@ -126,12 +122,10 @@ def _plan_shape(rng: np.random.Generator, largest: float) -> tuple[Item, float, 
     texture = "plain"
     if diameter > 14 and kind != "bar" and rng.random() < 0.4:
         texture = ("striped", "dotted", "noisy")[int(rng.integers(3))]
-    return Item(kind, 0.0, colour, texture), diameter / 2, 0.2
+    return Wanted(Item(kind, 0.0, colour, texture), diameter / 2, near=0.2)
 
 
-def _plan_cells(
-    rng: np.random.Generator, style: str, size: int, largest: float, count: int
-) -> list[tuple[Item, float, float]]:
+def _plan_cells(rng: np.random.Generator, style: str, size: int, largest: float, count: int) -> list[Wanted]:
     """Cells of one image resemble each other: one base size, one chance of clusters."""
     base = _log_uniform(rng, _MIN_DIAMETER * 1.2, min(largest, 0.35 * size)) / 2
     near = float(rng.choice([0.0, 0.3, 0.7]))
@@ -151,7 +145,7 @@ def _plan_cells(
         radius = float(np.clip(base * scale, _MIN_DIAMETER / 2, 0.3 * size))
         if kind == "fibre":
             radius = max(radius, 10.0)
-        plan.append((Item(kind, 0.0, tone, None, near_colours), radius, near))
+        plan.append(Wanted(Item(kind, 0.0, tone, None, near_colours), radius, near))
     return plan
 
 
@@ -162,48 +156,3 @@ def _stain(style: str) -> tuple[str | None, frozenset[str]]:
             {"purple", "blue", "pink", "red", "brown"}
         )
     return None, frozenset({"white", "gray", "black", "green", "blue", "cyan"})
-
-
-def _place_all(
-    rng: np.random.Generator, size: int, plan: list[tuple[Item, float, float]]
-) -> tuple[list[Placed], NDArray[np.int16]]:
-    """Lay the objects one upon the other; ``owner`` [H, W] is the topmost object's index or -1."""
-    owner = np.full((size, size), -1, np.int16)
-    visible = np.zeros(len(plan) + 1, np.int64)
-    needed = np.zeros(len(plan) + 1)
-    objects: list[Placed] = []
-    for item, wanted, near in plan:
-        for attempt in range(14):
-            radius = max(wanted * 0.88**attempt, _MIN_DIAMETER / 2)
-            candidate = _candidate(rng, size, item, radius, near if attempt < 4 else 0.0, objects)
-            if candidate is None:
-                continue
-            patch = candidate.patch
-            mask = patch.mask
-            gained, least = int(np.count_nonzero(mask)), max(6.0, _MIN_VISIBLE * patch.full_area)
-            beneath = owner[patch.rows, patch.cols]
-            lost = np.bincount(beneath[mask] + 1, minlength=len(visible))[1:]
-            stacked = item.kind not in SHAPES and lost.sum() > _MAX_CELL_OVERLAP * gained
-            if stacked or gained < least or (visible[: len(lost)] - lost < needed[: len(lost)]).any():
-                continue
-            visible[: len(lost)] -= lost
-            visible[len(objects)], needed[len(objects)] = gained, least
-            beneath[mask] = len(objects)
-            objects.append(candidate)
-            break
-    return objects, owner
-
-
-def _candidate(
-    rng: np.random.Generator, size: int, item: Item, radius: float, near: float, objects: list[Placed]
-) -> Placed | None:
-    if objects and rng.random() < near:  # touching or slightly overlapping another object
-        other = objects[int(rng.integers(len(objects)))]
-        distance, angle = (other.radius + radius) * rng.uniform(0.7, 1.05), rng.uniform(0, 2 * np.pi)
-        x = other.centre[0] + distance * float(np.cos(angle))
-        y = other.centre[1] + distance * float(np.sin(angle))
-    else:
-        x, y = (float(v) for v in rng.uniform(-0.02 * size, 1.02 * size, 2))
-    outline = rotated(OUTLINES[item.kind](rng), rng.uniform(0, 2 * np.pi))
-    patch = rasterise(outline, (x, y), radius, size)
-    return None if patch is None else Placed(patch, item, (x, y), radius)
