@@ -1,0 +1,218 @@
+"""The one LightningDataModule of the house, over any :class:`~maskwell.data.source.Source`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from maskwell.data.dataset import SampleDataset
+from maskwell.data.generated import ScenesSource
+from maskwell.data.prompts import PromptPolicy
+from maskwell.data.sample import Batch, InputSpec, Sample, collate
+from maskwell.data.sampler import EvalSampler, Key, TrainSampler
+from maskwell.data.source import SPLITS, Source, Split
+from maskwell.data.transforms import Augmentation
+from maskwell.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the start-up print shows: images and samples per split, and objects in the first ones."""
+
+    images: dict[Split, int]
+    samples: dict[Split, int]
+    categories: tuple[str, ...]
+    first_samples: tuple[int, ...]
+    first_batches: tuple[int, ...]
+
+
+class DataModule(LightningDataModule):
+    """Loaders over a source. Everything random is a function of (seed, epoch, index).
+
+    ``bind`` must be called with the task's input specification before ``setup``. Needs
+    ``Trainer(use_distributed_sampler=False)``: ranks are shared out here.
+
+    Args:
+        source: where the records come from.
+        batch_size: samples of a training batch on one rank.
+        num_workers: loader processes; 0 loads in the training process.
+        seed: of order, windows, augmentation and negatives.
+        eval_batch_size: samples of a validation or test batch; the training one if None.
+        prompts: which phrases are asked; None for models without prompts.
+        augment: of training samples; None for none.
+        crop: side of training windows and evaluation tiles in file pixels; None for whole images.
+        min_visible: objects of which a smaller share lies in a window are dropped.
+        limit_train: use this many training images only, a seeded choice.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        prompts: PromptPolicy | None = None,
+        augment: Augmentation | None = None,
+        crop: int | None = None,
+        min_visible: float = 0.25,
+        limit_train: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.prompts = prompts
+        self.augment = augment
+        self.crop = crop
+        self.min_visible = min_visible
+        self.limit_train = limit_train
+        self._spec: InputSpec | None = None
+        self._datasets: dict[Split, SampleDataset] = {}
+
+    def bind(self, input_spec: InputSpec) -> None:
+        """Take the geometry and normalisation of the network that will eat the batches."""
+        self._spec = input_spec
+        self._datasets = {}
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Category names in the order of the labels; known after ``setup``."""
+        return self.source.categories
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Ids of the categories in the files, in the order of the labels."""
+        return self.source.category_ids
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the index; raises UserError where the data cannot be used."""
+        self.source.setup()
+
+    def dataset(self, split: Split) -> SampleDataset:
+        """Map-style dataset of :class:`Sample`; its keys are (epoch, index), or index in epoch 0."""
+        if self._spec is None:
+            raise RuntimeError("DataModule.bind(input_spec) comes before its datasets.")
+        if split not in self._datasets:
+            self._datasets[split] = SampleDataset(
+                self.source,
+                split,
+                self._spec,
+                self.seed,
+                prompts=self.prompts,
+                augment=self.augment,
+                crop=self.crop,
+                min_visible=self.min_visible,
+                limit=self.limit_train if split == "train" else None,
+            )
+        return self._datasets[split]
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches; goes on in mid-epoch where the trainer was resumed there."""
+        dataset = self.dataset("train")
+        if len(dataset) == 0:
+            raise UserError("The training split holds no images; check the data folder and its splits.")
+        rank, world_size = self._ranks()
+        # Overfitting on a few batches needs the same ones in every epoch.
+        fixed = self.trainer is not None and self.trainer.overfit_batches > 0
+        sampler = TrainSampler(
+            len(dataset),
+            self.batch_size,
+            self.seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle=not fixed,
+            position=(lambda: (0, 0)) if fixed else self._position,
+        )
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Every validation sample once, over all ranks."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Every test sample once, over all ranks."""
+        return self._eval_loader("test")
+
+    def summary(self, batches: int = 4) -> DataSummary:
+        """Counts for the start-up print; builds the first ``batches`` training batches."""
+        train = self.dataset("train")
+        sampler = TrainSampler(len(train), self.batch_size, self.seed)
+        keys = [batch for batch, _ in zip(sampler, range(batches), strict=False)]
+        counts = [[len(train[key].labels) for key in batch] for batch in keys]
+        return DataSummary(
+            images={split: self.source.size(split) for split in SPLITS},
+            samples={split: len(self.dataset(split)) for split in SPLITS},
+            categories=self.categories,
+            first_samples=tuple(count for batch in counts for count in batch),
+            first_batches=tuple(sum(batch) for batch in counts),
+        )
+
+    def split_lists(self) -> dict[str, list[str]]:
+        """File names per split, to be kept in the run folder; empty where images are generated."""
+        return self.source.split_lists()
+
+    def _eval_loader(self, split: Split) -> DataLoader[Sample]:
+        rank, world_size = self._ranks()
+        dataset = self.dataset(split)
+        sampler = EvalSampler(len(dataset), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: SampleDataset, sampler: Sampler[list[Key]]) -> DataLoader[Sample]:
+        multiple = dataset.spec.multiple if dataset.spec.fit == "pad" else 1
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=partial(collate_samples, multiple=multiple),
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch, finished batches of it) that the trainer has reached.
+
+        Lightning restores its counters on resume but would replay the epoch's first batches.
+        """
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        epoch = loop.epoch_progress.current
+        started = epoch.ready > epoch.processed
+        return epoch.processed, loop.epoch_loop.batch_progress.current.processed if started else 0
+
+
+def collate_samples(samples: list[Sample], multiple: int) -> Batch:
+    """Picklable form of :func:`~maskwell.data.sample.collate` for worker processes."""
+    return collate(samples, multiple)
+
+
+def scenes_data(
+    size: int,
+    min_objects: int,
+    max_objects: int,
+    epoch_size: int,
+    num_val: int,
+    num_test: int,
+    num_prompts: int = 4,
+    negative_share: float = 0.4,
+    seed: int = 0,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    eval_batch_size: int | None = None,
+    prompts: PromptPolicy | None = None,
+    augment: Augmentation | None = None,
+) -> DataModule:
+    """Generated prompt scenes (``data=scenes``); see :class:`~maskwell.data.generated.ScenesSource`."""
+    source = ScenesSource(
+        size, min_objects, max_objects, epoch_size, num_val, num_test, num_prompts, negative_share, seed
+    )
+    return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)

@@ -1,0 +1,118 @@
+"""From records to samples: window, augmentation, network geometry, prompts and ground truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch.utils.data import Dataset
+
+from maskwell.data.prompts import PromptPolicy, phrase_prompts
+from maskwell.data.sample import InputSpec, Prompt, Rle, Sample, Truth
+from maskwell.data.sampler import Key
+from maskwell.data.source import SPLITS, Record, Source, Split, Window
+from maskwell.data.transforms import Augmentation, to_sample
+from maskwell.data.windows import random_window, tiles
+
+
+class SampleDataset(Dataset[Sample]):
+    """Samples of one split; item (epoch, index) is a pure function of the seed and this key.
+
+    An int is the key (0, index). Training items are cropped and augmented at random and carry no
+    truth; the others are whole images or, with ``crop``, tiles that cover them.
+
+    Args:
+        source: where records come from; ``split``: which of them.
+        spec: geometry and normalisation of the network.
+        seed: of windows, augmentation and negatives.
+        prompts: phrases to ask, or None for models without prompts.
+        augment: for the training split.
+        crop: side of the windows in file pixels, None for whole images.
+        min_visible: objects of which a smaller share lies in the window are dropped.
+        limit: use only this many images, a seeded choice.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        spec: InputSpec,
+        seed: int,
+        prompts: PromptPolicy | None = None,
+        augment: Augmentation | None = None,
+        crop: int | None = None,
+        min_visible: float = 0.25,
+        limit: int | None = None,
+    ) -> None:
+        self.source = source
+        self.split = split
+        self.spec = spec
+        self.seed = seed
+        self.prompts = prompts
+        self.augment = augment if split == "train" else None
+        self.crop = crop
+        self.min_visible = min_visible
+        self.images = list(range(source.size(split)))
+        if limit is not None and limit < len(self.images):
+            chosen = np.random.default_rng(seed).permutation(len(self.images))[:limit]
+            self.images = sorted(int(i) for i in chosen)
+        self.items = self._items()
+
+    def _items(self) -> list[tuple[int, Window | None]]:
+        """(image, fixed window) of each sample; training windows are chosen anew each epoch."""
+        if self.crop is None or self.split == "train":
+            return [(image, None) for image in self.images]
+        crop = self.crop
+        return [(i, window) for i in self.images for window in tiles(self.source.image_size(self.split, i), crop)]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: int | Key) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), epoch, index])
+        image, window = self.items[index]
+        if self.split == "train" and self.crop is not None:
+            size, boxes = self.source.image_size("train", image), self.source.objects("train", image)
+            window = random_window(size, boxes, self.crop, rng)
+        record = self.source.read(self.split, image, epoch, window)
+        record = record.select((record.visible >= self.min_visible) | record.iscrowd)
+        if self.augment is not None:
+            record = self.augment(record, int(rng.integers(2**32)))
+        sample = to_sample(record, self.spec)
+        truth = None if self.split == "train" else truth_of(record)
+        return replace(sample, prompts=self._prompts(record, rng), truth=truth)
+
+    def _prompts(self, record: Record, rng: np.random.Generator) -> tuple[Prompt, ...]:
+        targets = record.select(~record.iscrowd)
+        if targets.phrases is not None:
+            return phrase_prompts(targets.phrases, self.source.categories)
+        if self.prompts is None:
+            return ()
+        labels = [int(label) for label in targets.labels]
+        if self.split != "train":
+            return self.prompts.evaluation(labels, self.source.categories)
+        return self.prompts.training(labels, self.source.categories, rng)
+
+
+def truth_of(record: Record) -> Truth:
+    """Ground truth of a record that was not augmented, in its window's pixels, crowds included."""
+    height, width = record.image.shape[:2]
+    rles: list[Rle] | None = None
+    if record.masks is not None:
+        planes = np.asfortranarray(record.masks.to_planes().transpose(1, 2, 0).astype(np.uint8))
+        rles = [Rle(size=list(r["size"]), counts=r["counts"]) for r in coco_mask.encode(planes)]
+    semantic = None
+    if record.semantic is not None:
+        semantic = torch.from_numpy(record.semantic.astype(np.int64))
+    return Truth(
+        size=(height, width),
+        boxes=torch.from_numpy(record.boxes),
+        labels=torch.from_numpy(record.labels),
+        iscrowd=torch.from_numpy(record.iscrowd),
+        area=torch.from_numpy(record.area),
+        rles=rles,
+        semantic=semantic,
+    )

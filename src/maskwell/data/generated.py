@@ -1,0 +1,100 @@
+"""Prompt scenes as a source: every training sample is made on the fly and never comes twice."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskwell.data.instances import InstanceMasks
+from maskwell.data.phrases import KINDS
+from maskwell.data.scenes import Scene, generate_scene
+from maskwell.data.source import Record, Split, Window
+
+_SERIES: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+class ScenesSource:
+    """Generated scenes with phrases. Scene ``epoch * epoch_size + index`` is the training sample.
+
+    Args:
+        size: side of the images in pixels.
+        min_objects: fewest objects of a scene; ``max_objects``: most.
+        epoch_size: training samples that count as one epoch.
+        num_val: validation scenes, always the same; ``num_test``: test scenes, likewise.
+        num_prompts: most phrases of a training scene; ``negative_share`` of them name nothing.
+        seed: another seed, other scenes; the splits never share one.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        min_objects: int,
+        max_objects: int,
+        epoch_size: int,
+        num_val: int,
+        num_test: int,
+        num_prompts: int = 4,
+        negative_share: float = 0.4,
+        seed: int = 0,
+    ) -> None:
+        self.side = size
+        self.objects_range = (min_objects, max_objects)
+        self.sizes: dict[Split, int] = {"train": epoch_size, "val": num_val, "test": num_test}
+        self.num_prompts = num_prompts
+        self.negative_share = negative_share
+        self.seed = seed
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(KINDS)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        return tuple(range(1, len(KINDS) + 1))
+
+    def setup(self) -> None:
+        """Nothing to read."""
+
+    def size(self, split: Split) -> int:
+        return self.sizes[split]
+
+    def image_size(self, split: Split, index: int) -> tuple[int, int]:
+        return self.side, self.side
+
+    def objects(self, split: Split, index: int) -> NDArray[np.float32]:
+        return self._scene(split, index).boxes
+
+    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+        number = epoch * self.sizes[split] + index
+        scene = self._scene(split, number)
+        masks = InstanceMasks.from_planes(scene.masks)
+        count = len(scene.labels)
+        return Record(
+            image=scene.image,
+            boxes=scene.boxes,
+            labels=scene.labels,
+            area=masks.areas(),
+            iscrowd=np.zeros(count, bool),
+            visible=np.ones(count, np.float32),
+            image_id=number,
+            file_name=f"scene_{split}_{number}",
+            file_size=(self.side, self.side),
+            window=(0, 0, self.side, self.side),
+            masks=masks,
+            phrases=scene.phrases if split == "train" else None,
+        )
+
+    def split_lists(self) -> dict[str, list[str]]:
+        return {}
+
+    def _scene(self, split: Split, number: int) -> Scene:
+        low, high = self.objects_range
+        return generate_scene(
+            3 * self.seed + _SERIES[split],
+            number,
+            size=self.side,
+            min_objects=low,
+            max_objects=high,
+            num_prompts=self.num_prompts,
+            negative_share=self.negative_share,
+        )

@@ -1,0 +1,79 @@
+"""Which phrases a promptable model is asked about an image, and which objects answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from maskwell.data.sample import Prompt
+
+_ABSENT = ("bicycle", "coffee cup", "traffic light", "piano", "zebra")
+"""Asked where a one-category dataset has no absent category: evaluation needs negatives."""
+
+
+class PromptPolicy:
+    """Turns the labels of an image into prompts.
+
+    Positives are the categories present, negatives are absent categories and ``generic_words``.
+    In training a seeded choice of at most ``num_negatives`` is asked; in evaluation every category
+    is asked on every image, and generic words too where no category is ever absent.
+
+    Args:
+        rename: category name -> phrase to ask instead ("nucleus" -> "cell nucleus").
+        num_negatives: candidates per training image, chosen among absent categories and words.
+        generic_words: phrases that name no category of the data and are never right.
+    """
+
+    def __init__(
+        self,
+        rename: Mapping[str, str] | None = None,
+        num_negatives: int = 5,
+        generic_words: Sequence[str] = (),
+    ) -> None:
+        self.rename = dict(rename or {})
+        self.num_negatives = num_negatives
+        self.generic_words = tuple(generic_words)
+
+    def phrase(self, category: str) -> str:
+        """The phrase that is asked for ``category``."""
+        return self.rename.get(category, category)
+
+    def training(
+        self, labels: Sequence[int], categories: Sequence[str], rng: np.random.Generator
+    ) -> tuple[Prompt, ...]:
+        """Positives of the image and a seeded choice of negatives, in a seeded order."""
+        positives = [self._positive(label, labels, categories) for label in sorted(set(labels))]
+        absent = [
+            Prompt(self.phrase(name), (), label)
+            for label, name in enumerate(categories)
+            if label not in set(labels)
+        ]
+        candidates = absent + [Prompt(word, ()) for word in self.generic_words]
+        count = min(self.num_negatives, len(candidates))
+        chosen = [candidates[i] for i in rng.permutation(len(candidates))[:count]]
+        prompts = positives + chosen
+        return tuple(prompts[i] for i in rng.permutation(len(prompts)))
+
+    def evaluation(self, labels: Sequence[int], categories: Sequence[str]) -> tuple[Prompt, ...]:
+        """Every category, then the generic words; the same on every image."""
+        asked = tuple(self._positive(label, labels, categories) for label in range(len(categories)))
+        return asked + tuple(Prompt(word, ()) for word in self.evaluation_words(categories))
+
+    def evaluation_words(self, categories: Sequence[str]) -> tuple[str, ...]:
+        """Generic words of the evaluation: a default list for data of one category."""
+        if self.generic_words or len(categories) > 1:
+            return self.generic_words
+        return _ABSENT
+
+    def _positive(self, label: int, labels: Sequence[int], categories: Sequence[str]) -> Prompt:
+        objects = tuple(row for row, other in enumerate(labels) if other == label)
+        return Prompt(self.phrase(categories[label]), objects, label)
+
+
+def phrase_prompts(
+    phrases: Sequence[tuple[str, tuple[int, ...]]], categories: Sequence[str]
+) -> tuple[Prompt, ...]:
+    """Prompts that the data brings along; a phrase that is a category's name carries its label."""
+    labels = {name: label for label, name in enumerate(categories)}
+    return tuple(Prompt(text, objects, labels.get(text, -1)) for text, objects in phrases)

@@ -1,0 +1,183 @@
+"""Augmentation and network geometry of records: the only module that knows albumentations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the network at import
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskwell.data.instances import InstanceMasks
+from maskwell.data.sample import IGNORE, Geometry, InputSpec, Sample
+from maskwell.data.source import Record
+
+cv2.setNumThreads(0)  # loader workers and the trainer share the cores already
+
+
+class Augmentation:
+    """Seeded random scale and shift, flips, quarter turns and colour, the same for all of a record.
+
+    Args:
+        scale: range of the zoom; above 1 crops, below 1 pads with black.
+        shift: largest move as a share of the side.
+        hflip: probability; ``vflip``: probability; ``rotate90``: probability of a random quarter turn.
+        brightness: largest relative change; ``contrast``, ``saturation``: the same.
+        hue: largest turn as a share of the colour circle.
+        min_visible: an object is dropped where a smaller share of it is left inside.
+    """
+
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.8, 1.25),
+        shift: float = 0.05,
+        hflip: float = 0.5,
+        vflip: float = 0.5,
+        rotate90: float = 0.5,
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.1,
+        hue: float = 0.02,
+        min_visible: float = 0.25,
+    ) -> None:
+        self.min_visible = min_visible
+        steps: list[Any] = []
+        if tuple(scale) != (1, 1) or shift > 0:
+            steps.append(
+                A.Affine(
+                    scale=(float(scale[0]), float(scale[1])),
+                    translate_percent=(-shift, shift),
+                    keep_ratio=True,
+                    interpolation=cv2.INTER_LINEAR,
+                    mask_interpolation=cv2.INTER_NEAREST,
+                    p=1.0,
+                )
+            )
+        steps += [A.HorizontalFlip(p=hflip), A.VerticalFlip(p=vflip), A.RandomRotate90(p=rotate90)]
+        if max(brightness, contrast, saturation, hue) > 0:
+            around = [(1 - amount, 1 + amount) for amount in (brightness, contrast, saturation)]
+            steps.append(A.ColorJitter(*around, hue=(-hue, hue), p=0.8))
+        self._compose = A.Compose(
+            steps,
+            additional_targets={"semantic": "mask"},
+            bbox_params=A.BboxParams(format="pascal_voc", label_fields=["box_index"], clip=True),
+            save_applied_params=True,
+        )
+
+    def __call__(self, record: Record, seed: int) -> Record:
+        """A new record; the result is a function of ``record`` and ``seed`` alone."""
+        self._compose.set_random_seed(seed % 2**32)
+        out = self._compose(**_targets(record))
+        changed = replace(record, image=out["image"])
+        if record.semantic is not None:
+            changed = replace(changed, semantic=IGNORE - out["semantic"])
+        if record.masks is None:
+            return self._with_boxes(changed, out)
+        return self._with_masks(changed, record.masks, out)
+
+    def _with_masks(self, record: Record, before: InstanceMasks, out: dict[str, Any]) -> Record:
+        if before.flat is not None:
+            masks = InstanceMasks(before.count, flat=out["mask"])
+        else:
+            masks = InstanceMasks(before.count, planes=np.stack(out["masks"]))
+        area = masks.areas()
+        visible = area / np.maximum(before.areas() * _zoom(out) ** 2, 1)
+        changed = replace(record, masks=masks, boxes=masks.boxes(), area=area)
+        return changed.select((visible >= self.min_visible) & (area > 0))
+
+    def _with_boxes(self, record: Record, out: dict[str, Any]) -> Record:
+        inside = np.zeros(len(record.boxes), bool)
+        inside[np.asarray(out["box_index"], np.int64)] = True
+        before = record.select(inside)
+        boxes = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
+        share = _box_area(boxes) / np.maximum(_box_area(before.boxes), 1e-6)
+        changed = replace(before, boxes=boxes, area=before.area * share)
+        return changed.select(share / _zoom(out) ** 2 >= self.min_visible)
+
+
+def to_sample(record: Record, spec: InputSpec) -> Sample:
+    """Resize and normalise a record as ``spec`` says; objects that are crowds are left out.
+
+    The image is padded later, when samples are collated.
+    """
+    record = record.select(~record.iscrowd)
+    height, width = record.image.shape[:2]
+    target = content_size((height, width), spec)
+    boxes = torch.from_numpy(record.boxes) / torch.tensor([width, height, width, height])
+    boxes = boxes.clamp(0, 1)
+    masks = None if record.masks is None else record.masks.map(lambda plane: _nearest(plane, target))
+    semantic = None if record.semantic is None else _nearest(record.semantic, target)
+    return Sample(
+        image=network_image(record.image, spec),
+        boxes=boxes,
+        labels=torch.from_numpy(record.labels),
+        geometry=Geometry(record.file_size, record.window, target, target),
+        image_id=record.image_id,
+        file_name=record.file_name,
+        masks=None if masks is None else torch.from_numpy(masks.to_planes()),
+        semantic=None if semantic is None else torch.from_numpy(semantic.astype(np.int64)),
+        points=(boxes[:, :2] + boxes[:, 2:]) / 2,
+        iscrowd=torch.zeros(len(boxes), dtype=torch.bool),
+        area=torch.from_numpy(record.area),
+        group=record.group,
+    )
+
+
+def content_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """(height, width) of the network input, before padding, for an image of (height, width)."""
+    if spec.size is None:
+        return size
+    if spec.fit == "square":
+        return spec.size, spec.size
+    scale = min(1.0, spec.size / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def network_image(image: NDArray[np.uint8], spec: InputSpec) -> torch.Tensor:
+    """uint8 RGB [H, W, 3] -> float32 [3, h, w], resized and normalised; not padded."""
+    target = content_size((image.shape[0], image.shape[1]), spec)
+    if target != image.shape[:2]:
+        smaller = target[0] * target[1] < image.shape[0] * image.shape[1]
+        method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        image = cv2.resize(image, (target[1], target[0]), interpolation=method).astype(np.uint8, copy=False)
+    scale = 1 / (255 * np.asarray(spec.std, np.float32))
+    shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray((image * scale - shift).transpose(2, 0, 1)))
+
+
+def _nearest(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    if plane.shape == size:
+        return plane
+    return np.asarray(cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _targets(record: Record) -> dict[str, Any]:
+    """What albumentations gets: label maps where it can, since a plane per object is slow."""
+    targets: dict[str, Any] = {"image": record.image, "bboxes": np.zeros((0, 4)), "box_index": []}
+    if record.semantic is not None:
+        targets["semantic"] = IGNORE - record.semantic  # so that the fill value 0 means "ignore"
+    if record.masks is None:
+        targets["bboxes"], targets["box_index"] = record.boxes, np.arange(len(record.boxes))
+    elif record.masks.flat is not None:
+        targets["mask"] = record.masks.flat
+    else:
+        targets["masks"] = record.masks.planes
+    return targets
+
+
+def _zoom(out: dict[str, Any]) -> float:
+    """Zoom that the random scale of this sample applied."""
+    for name, params in out["applied_transforms"]:
+        if name == "Affine":
+            return float(params["scale"]["x"])
+    return 1.0
+
+
+def _box_area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.float32)
