@@ -76,7 +76,7 @@ def _textured(rng: np.random.Generator, base: Floats, o: Placed) -> Floats:
     return textured
 
 
-def _interior(rng: np.random.Generator, o: Placed, grain: float, rim: float) -> Floats:
+def interior(rng: np.random.Generator, o: Placed, grain: float, rim: float) -> Floats:
     """Brightness [h, w] around 1 inside a nucleus: chromatin grain and a brighter or darker rim."""
     height, width = o.patch.alpha.shape
     field = 1 + np.float32(grain) * tx.smooth_noise(rng, height, width, max(2.0, min(7.0, o.radius / 2)))
@@ -96,7 +96,7 @@ def _paint_fluorescence(rng: np.random.Generator, size: int, objects: list[Place
     varied = rng.uniform(0.0, 0.6)
     for o in objects:
         level = np.float32(1 - varied * rng.random())
-        light = soften(o.patch, edge) * _interior(rng, o, grain, rim) * level
+        light = soften(o.patch, edge) * interior(rng, o, grain, rim) * level
         window = signal[o.patch.rows, o.patch.cols]
         # Where nuclei overlap the light adds up a little.
         np.copyto(window, np.maximum(window, light) + 0.2 * np.minimum(window, light))
@@ -127,7 +127,7 @@ def _paint_stained(rng: np.random.Generator, size: int, objects: list[Placed]) -
     edge, grain, rim = rng.uniform(0.3, 1.0), rng.uniform(0.03, 0.25), rng.uniform(-0.6, 0.3)
     varied = rng.uniform(0.1, 0.5)
     for o in objects:
-        depth = np.float32(1 - varied * rng.random()) * _interior(rng, o, grain, rim)
+        depth = np.float32(1 - varied * rng.random()) * interior(rng, o, grain, rim)
         colour = ground + depth[..., None] * (ink - ground)
         tx.blend(image, o.patch.rows, o.patch.cols, soften(o.patch, edge), colour)
     if rng.random() < 0.4:
@@ -142,7 +142,7 @@ def _paint_bright_field(rng: np.random.Generator, size: int, objects: list[Place
     image += np.float32(rng.uniform(0, 0.04)) * tx.smooth_noise(rng, size, size, 10)
     edge, grain, rim = rng.uniform(0.3, 1.2), rng.uniform(0.03, 0.25), rng.uniform(-0.7, 0.3)
     for o in objects:
-        depth = np.float32(contrast * rng.uniform(0.6, 1)) * _interior(rng, o, grain, rim)
+        depth = np.float32(contrast * rng.uniform(0.6, 1)) * interior(rng, o, grain, rim)
         window = image[o.patch.rows, o.patch.cols]
         window += soften(o.patch, edge) * (np.float32(ground) - depth - window)
     image *= tx.light_field(rng, size, rng.uniform(0, 0.25))
@@ -166,7 +166,7 @@ def _paint_smear(rng: np.random.Generator, size: int, objects: list[Placed]) -> 
             pale = np.float32(pallor) * np.clip(middle * 1.6 - 0.6, 0, 1)[..., None]
             colour = pink + pale * (ground - pink)
         else:
-            depth = _interior(rng, o, 0.15, 0.4)
+            depth = interior(rng, o, 0.15, 0.4)
             colour = ground + depth[..., None] * (violet - ground)
         tx.blend(image, o.patch.rows, o.patch.cols, soften(o.patch, edge), colour)
     image *= tx.light_field(rng, size, rng.uniform(0, 0.15))[..., None]

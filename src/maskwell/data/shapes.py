@@ -83,6 +83,15 @@ def smooth_outline(rng: np.random.Generator, aspect: float, roughness: float, po
     return [(curve / np.abs(curve).max()).astype(np.float32)]
 
 
+def jagged_outline(rng: np.random.Generator) -> Outline:
+    """An angular fragment: few corners at uneven distances."""
+    corners = int(rng.integers(5, 9))
+    angles = (np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) * 2 * np.pi / corners
+    radius = rng.uniform(0.4, 1.0, corners)
+    radius[0] = 1.0
+    return [np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1).astype(np.float32)]
+
+
 def curved_line(rng: np.random.Generator, thickness: float) -> Outline:
     """A thin bent band of half-width ``thickness``, as a fibre or a bent stick."""
     t = np.linspace(-1, 1, 14)
@@ -165,6 +174,8 @@ OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
     "red blood cell": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.25), 0.025),
     "white blood cell": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.3), 0.08),
     "platelet": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.6), 0.08),
+    "dividing cell": lambda rng: smooth_outline(rng, rng.uniform(1.15, 1.4), 0.02),
+    "debris": jagged_outline,
     "fibre": lambda rng: curved_line(rng, rng.uniform(0.05, 0.1)),
 }
 """Kind of object -> a function that draws one outline of it, unrotated."""
