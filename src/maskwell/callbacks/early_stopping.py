@@ -1,0 +1,155 @@
+"""Stops a training that no longer improves, or whose numbers are no longer finite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from torch import Tensor
+
+from maskwell.callbacks.clock import iteration
+from maskwell.errors import UserError, nearest
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's EarlyStopping, with patience in iterations, the task's own metric and a watch on the loss.
+
+    Args:
+        monitor: logged name to watch; None takes the task's own ``monitor`` and ``mode``.
+        mode: "min" or "max".
+        patience: how long without improvement, in ``unit``.
+        unit: "validations", or "iterations" of the task.
+        min_delta: a smaller change counts as none.
+        nonfinite_steps: so many training losses in a row that are not finite stop the run (the step
+            of a single one is skipped by :class:`~maskwell.callbacks.grad_clip.GradClip`).
+        every_n_steps: the losses wait on the device and are looked at this often.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+        patience: int = 10,
+        unit: Literal["validations", "iterations"] = "validations",
+        min_delta: float = 0.0,
+        nonfinite_steps: int = 2,
+        every_n_steps: int = 16,
+    ) -> None:
+        if patience < 1:
+            raise UserError(f"callbacks.early_stopping.patience is {patience}: give at least 1.")
+        if unit not in ("validations", "iterations"):
+            raise UserError(f"callbacks.early_stopping.unit is '{unit}': use validations or iterations.")
+        if mode not in ("min", "max"):
+            raise UserError(f"callbacks.early_stopping.mode is '{mode}': use min or max.")
+        in_iterations = unit == "iterations"
+        # where iterations decide, the count of validations must never be the reason
+        super().__init__(
+            monitor or "", patience=sys.maxsize if in_iterations else patience, check_on_train_epoch_end=False
+        )
+        self.iterations = patience if in_iterations else None
+        self.nonfinite_steps = nonfinite_steps
+        self.every_n_steps = every_n_steps
+        self._delta = min_delta
+        self._now = 0
+        self._best_at = 0
+        self._watch(self.monitor, mode)
+        self._streaks: Tensor | None = None  # [current, longest] run of non-finite losses, on the device
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why this callback stopped the run, in words; None while it has not."""
+        return self.stopping_reason_message
+
+    def _watch(self, monitor: str, mode: Literal["min", "max"]) -> None:
+        self.monitor, self.mode = monitor, mode
+        sign = 1.0 if mode == "max" else -1.0
+        self.min_delta = sign * self._delta
+        self.best_score = torch.tensor(-sign * torch.inf)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not self.monitor:
+            if not hasattr(pl_module, "monitor"):
+                raise UserError(
+                    "callbacks.early_stopping.monitor is not set, and this module names no metric of its own."
+                )
+            self._watch(str(pl_module.monitor), pl_module.mode)  # type: ignore[arg-type]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._best_at:
+            self._best_at = iteration(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            bad = ~torch.isfinite(loss.detach()).all()
+            before = torch.zeros(2, device=loss.device) if self._streaks is None else self._streaks
+            current = (before[0] + 1) * bad
+            self._streaks = torch.stack([current, torch.maximum(before[1], current)])
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            self._check_losses(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_losses(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._now = iteration(trainer, pl_module)
+        super().on_validation_end(trainer, pl_module)
+
+    def _check_losses(self, trainer: Trainer) -> None:
+        longest = 0 if self._streaks is None else int(self._streaks[1])
+        stop = trainer.strategy.reduce_boolean_decision(longest >= self.nonfinite_steps, all=False)
+        if stop and self.stopping_reason_message is None:
+            self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC
+            self.stopping_reason_message = f"the training loss was not finite {longest} times in a row"
+            self.stopped_epoch = trainer.current_epoch
+            trainer.should_stop = True
+            self._log_info(trainer, self.stopping_reason_message, True)
+
+    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
+        before = self.wait_count
+        stop, reason = super()._evaluate_stopping_criteria(current)
+        if self.wait_count <= before and not stop:
+            self._best_at = self._now
+        waited = self._now - self._best_at
+        if self.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
+            reason = f"{self.monitor} is {current.item()}"
+        elif stop:
+            reason = (
+                f"{self.monitor} has not improved on {self.best_score:.4g} for {self.wait_count} validations"
+            )
+        elif self.iterations is not None and waited >= self.iterations:
+            stop, self.stopping_reason = True, EarlyStoppingReason.PATIENCE_EXHAUSTED
+            reason = f"{self.monitor} has not improved on {self.best_score:.4g} for {waited} iterations"
+        if stop:
+            self.verbose = True  # the reason is told; improvements are not, the progress shows them
+        return stop, reason
+
+    def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
+        if self.monitor not in logs:
+            known = sorted(logs)
+            raise UserError(
+                f"callbacks.early_stopping.monitor is '{self.monitor}', which nothing logs (there are: "
+                f"{', '.join(known)}).{nearest(self.monitor, known)}"
+            )
+        return True
+
+    @staticmethod
+    def _log_info(trainer: Trainer, message: str, log_rank_zero_only: bool) -> None:
+        if trainer.is_global_zero:
+            print(f"stopping early: {message}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wait_count": self.wait_count, "best_score": self.best_score, "best_at": self._best_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Patience and the reason are not restored: a longer patience is why one resumes a stopped run."""
+        self.wait_count = state_dict["wait_count"]
+        self.best_score = state_dict["best_score"]
+        self._best_at = state_dict["best_at"]

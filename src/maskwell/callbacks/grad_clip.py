@@ -1,0 +1,104 @@
+"""Clips gradients by their global norm and logs what that did."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskwell.callbacks.clock import optimiser_suffixes
+from maskwell.errors import UserError
+
+
+class GradClip(Callback):
+    """Bounds the global gradient norm before every optimiser step, automatic or manual.
+
+    Gradients that are not finite are set to None, which skips the step fully (no weight decay, no
+    moments): the weights stay those before it, and ``train/skipped_steps`` counts it. Data-parallel
+    ranks hold the same gradients here and so decide alike.
+
+    Logs ``train/grad_norm`` (before), ``train/grad_norm_clipped`` (after), ``train/grad_norm/<group>``
+    for named parameter groups where there are several, and ``train/clipped_share``. With several
+    optimisers each name carries that of the optimiser (``train/grad_norm_generator``).
+
+    Args:
+        max_norm: upper bound of the norm; None measures only.
+        window: number of last steps over which the clipped share is taken.
+    """
+
+    def __init__(self, max_norm: float | None = 1.0, window: int = 100) -> None:
+        super().__init__()
+        if max_norm is not None and not max_norm > 0:
+            raise UserError(
+                f"callbacks.grad_clip.max_norm is {max_norm}: give a positive number, or null to measure only."
+            )
+        self.max_norm = max_norm
+        self.window = window
+        self.skipped = 0
+        self._clipped: dict[str, deque[bool]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.gradient_clip_val:
+            raise UserError(
+                "trainer.gradient_clip_val and callbacks.grad_clip would both clip: set trainer.gradient_clip_val=null."
+            )
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        suffix = self._suffix(trainer, pl_module, optimizer)
+        groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+        parameters = [p for group in groups for p in group]
+        if not parameters:
+            return
+        norms = [nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups]
+        total = nn.utils.get_total_norm([norm.to(parameters[0].device) for norm in norms])
+        # the one transfer of a step; what is logged below comes from it
+        measured = torch.stack([total, *(norm.to(total) for norm in norms)]).tolist()
+        if not torch.isfinite(torch.tensor(measured[0])):
+            self._skip(parameters)
+        else:
+            self._clip(parameters, total, measured[0], suffix)
+        pl_module.log_dict(self._figures(optimizer, measured, suffix), on_step=True, on_epoch=False)
+
+    def _skip(self, parameters: list[nn.Parameter]) -> None:
+        self.skipped += 1
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _clip(self, parameters: list[nn.Parameter], total: Tensor, norm: float, suffix: str) -> None:
+        clipped = self.max_norm is not None and norm > self.max_norm
+        self._clipped.setdefault(suffix, deque(maxlen=self.window)).append(clipped)
+        if clipped:
+            assert self.max_norm is not None
+            nn.utils.clip_grads_with_norm_(parameters, self.max_norm, total)
+
+    def _figures(self, optimizer: Optimizer, measured: list[float], suffix: str) -> dict[str, float]:
+        total, *by_group = measured
+        figures = {f"train/grad_norm{suffix}": total, "train/skipped_steps": float(self.skipped)}
+        names = [group.get("name") for group in optimizer.param_groups]
+        if len(names) > 1:
+            figures |= {f"train/grad_norm{suffix}/{n}": v for n, v in zip(names, by_group, strict=True) if n}
+        if self.max_norm is not None:
+            window = self._clipped.get(suffix, deque())
+            figures[f"train/grad_norm_clipped{suffix}"] = min(total, self.max_norm)
+            figures[f"train/clipped_share{suffix}"] = sum(window) / max(1, len(window))
+        return figures
+
+    def _suffix(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> str:
+        suffixes = optimiser_suffixes(trainer, module)
+        plain = getattr(
+            optimizer, "optimizer", optimizer
+        )  # manual optimisation hands over Lightning's wrapper
+        return next((s for s, o in zip(suffixes, trainer.optimizers, strict=True) if o is plain), "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "clipped": {k: list(v) for k, v in self._clipped.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+        self._clipped = {k: deque(v, maxlen=self.window) for k, v in state_dict["clipped"].items()}

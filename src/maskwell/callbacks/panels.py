@@ -1,0 +1,148 @@
+"""Pictures of a few fixed validation images: ground truth beside prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from maskwell import draw
+from maskwell.callbacks.clock import iteration, log_step
+from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
+
+
+class Panels(Callback):
+    """Writes ``panels/iter_<n>.png`` in the run folder at each validation, and to loggers that take images.
+
+    The images are the same at every validation: the first of evenly spaced validation batches. The
+    predictions are those of the validation itself; nothing is computed twice. Works for every
+    family whose ``validation_step`` returns a StepOutput with ``preds``.
+
+    Args:
+        num_images: how many images are drawn.
+        every_n_validations: draw at every n-th validation.
+        base: draw at a validation before training too, as ``panels/base.png``.
+        threshold: predictions below this score are left out.
+    """
+
+    def __init__(
+        self, num_images: int = 4, every_n_validations: int = 1, base: bool = True, threshold: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.num_images = num_images
+        self.every_n_validations = every_n_validations
+        self.base = base
+        self.threshold = threshold
+        self.validations = 0
+        self._panels: list[draw.Pixels] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        preds = getattr(outputs, "preds", None)
+        if preds is None or not isinstance(batch, Batch) or dataloader_idx or not self._wanted(trainer):
+            return
+        count = _share(trainer.num_val_batches[0], self.num_images, batch_idx)
+        room = self.num_images - len(self._panels)
+        spec = pl_module.input_spec
+        assert isinstance(spec, InputSpec)
+        names = tuple(getattr(pl_module, "categories", ()))
+        for row, (sample, prediction) in enumerate(zip(batch.samples, preds(), strict=True)):
+            if row >= min(count, room):
+                break
+            image = window_image(batch.images[row], sample, spec)
+            self._panels.append(_panel(image, sample, prediction, names, self.threshold))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._panels and trainer.is_global_zero:
+            done = iteration(trainer, pl_module) if trainer.state.fn == "fit" else 0
+            name = f"iter_{done:06d}" if done else "base"
+            sheet = draw.stack(self._panels)
+            path = Path(trainer.default_root_dir) / "panels" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet).save(path)
+            for logger in trainer.loggers:
+                _send(logger, sheet, log_step(trainer))
+        self._panels = []
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.validations += 1
+
+    def _wanted(self, trainer: Trainer) -> bool:
+        if trainer.state.fn == "validate":
+            return self.base
+        return not trainer.sanity_checking and self.validations % self.every_n_validations == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
+
+
+def _share(batches: int | float, images: int, batch_idx: int) -> int:
+    """How many images to draw of batch ``batch_idx``, spreading ``images`` evenly over ``batches``."""
+    if batches == float("inf"):
+        return 1
+    chosen = np.linspace(0, batches - 1, images).round().astype(int)
+    return int((chosen == batch_idx).sum())
+
+
+def window_image(image: Tensor, sample: Sample, spec: InputSpec) -> draw.Pixels:
+    """The window's picture, uint8 [h, w, 3] in file pixels, back from a network input [3, H, W]."""
+    height, width = sample.geometry.content
+    shape = (3, 1, 1)
+    mean, std = image.new_tensor(spec.mean).reshape(shape), image.new_tensor(spec.std).reshape(shape)
+    pixels = ((image[:, :height, :width].float() * std + mean) * 255).round().clamp(0, 255)
+    content = Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().numpy())
+    window_height, window_width = sample.geometry.window_size
+    return np.asarray(content.resize((window_width, window_height), Image.Resampling.BICUBIC))
+
+
+def _panel(
+    image: draw.Pixels, sample: Sample, prediction: Prediction, names: tuple[str, ...], threshold: float
+) -> draw.Pixels:
+    assert sample.truth is not None, "validation samples carry their truth"
+    points: npt.NDArray[np.floating] | None = None
+    if prediction.points is not None and sample.points is not None:
+        points = sample.geometry.points_to_window(sample.points.cpu()).numpy()
+    return draw.panel(
+        image,
+        sample.truth,
+        prediction,
+        names,
+        title=sample.file_name,
+        caption=_caption(sample, prediction),
+        threshold=threshold,
+        truth_points=points,
+    )
+
+
+def _caption(sample: Sample, prediction: Prediction) -> str:
+    """Every prompt with how many objects it names and the score that its concept is present."""
+    entries = []
+    for prompt in sample.prompts:
+        number = f"{len(prompt.objects)} objects" if prompt.objects else "none here"
+        score = (prediction.present or {}).get(prompt.label)
+        entries.append(
+            f'"{prompt.text}" ({number}' + (f", present {score:.2f})" if score is not None else ")")
+        )
+    return "prompts: " + " · ".join(entries) if entries else ""
+
+
+def _send(logger: Logger, sheet: draw.Pixels, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image("panels", sheet, step, dataformats="HWC")
+    elif hasattr(logger, "log_image"):
+        logger.log_image("panels", [sheet], step=step)

@@ -1,0 +1,312 @@
+"""All drawing: masks, boxes, points and class maps over an image, and truth beside prediction.
+
+Images are uint8 RGB arrays [H, W, 3]. What is drawn comes in the window frame, the pixels of that
+image (:class:`~maskwell.data.sample.Truth`, :class:`~maskwell.data.sample.Prediction`).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import textwrap
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from maskwell.data.sample import IGNORE, Prediction, Truth
+
+Pixels = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Place = tuple[float, float, float, float]
+
+MIN_SIDE = 384
+"""Smaller images are enlarged until their shorter side has this many pixels, so that text is legible."""
+MAX_SIDE = 1024
+"""Larger images are shrunk until their longer side has at most this many pixels."""
+_FILL = 0.35
+_FONT_SIZE = 14
+_BAR: Colour = (28, 30, 34)
+_PAPER: Colour = (245, 245, 243)
+_BACKGROUND_NAMES = {"background", "void", "unlabelled", "unlabeled"}
+
+
+def colour(index: int) -> Colour:
+    """The colour of the ``index``-th object or class; neighbours in the count lie far apart in hue."""
+    hue = (0.11 + index * 0.618034) % 1.0  # the golden ratio never comes near an earlier hue soon
+    saturation = (0.90, 0.65)[(index // 6) % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def overlay(
+    image: Pixels,
+    objects: Prediction | Truth,
+    names: Sequence[str] = (),
+    *,
+    threshold: float = 0.0,
+    points: npt.NDArray[np.floating] | None = None,
+    min_side: int = MIN_SIDE,
+    max_side: int = MAX_SIDE,
+) -> Pixels:
+    """Draw everything that ``objects`` holds: a class map, masks or else boxes, labels, points.
+
+    Args:
+        image: uint8 [H, W, 3].
+        objects: truth, or a prediction of which scores below ``threshold`` are left out.
+        names: category names by label; scores stand alone where there is one category only.
+        threshold: lowest score that is drawn.
+        points: float [K, 2] (x, y) in pixels of ``image``, drawn as numbered marks; a prediction's
+            own points are taken where this is None.
+        min_side: see :data:`MIN_SIDE`.
+        max_side: see :data:`MAX_SIDE`.
+
+    Returns:
+        uint8 [h, w, 3] at the drawing's scale.
+    """
+    canvas, scale = _to_canvas(image, min_side, max_side)
+    if objects.semantic is not None:
+        canvas = _tint_classes(canvas, objects.semantic.numpy(), names)
+    keep = _kept(objects, threshold)
+    scores = objects.scores.tolist() if isinstance(objects, Prediction) else None
+    if points is None and isinstance(objects, Prediction) and objects.points is not None:
+        points = objects.points[keep].numpy()
+    if objects.rles is not None:
+        for order, index in enumerate(keep):
+            _paint_mask(canvas, coco_mask.decode(objects.rles[index]), colour(order))
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    if points is not None:
+        _number_points(pen, points * scale)
+    elif objects.semantic is None:
+        boxes = (objects.boxes[keep] * scale).tolist()
+        if objects.rles is None:
+            _outline_boxes(pen, boxes)
+        words = [_wordings(int(objects.labels[i]), names, scores[i] if scores else None) for i in keep]
+        _write_labels(pen, boxes, words, picture.size)
+    canvas = np.asarray(picture)
+    return canvas if objects.semantic is None else _with_legend(canvas, objects.semantic.numpy(), names)
+
+
+def panel(
+    image: Pixels,
+    truth: Truth,
+    prediction: Prediction,
+    names: Sequence[str] = (),
+    *,
+    title: str = "",
+    caption: str = "",
+    threshold: float = 0.5,
+    truth_points: npt.NDArray[np.floating] | None = None,
+    side: int = MIN_SIDE,
+) -> Pixels:
+    """Ground truth beside prediction, with a title bar over each and a caption below.
+
+    ``side`` bounds the pictures: the shorter side has at least, the longer at most twice as many
+    pixels.
+    """
+    sizes = {"min_side": side, "max_side": 2 * side}
+    left = overlay(image, truth, names, points=truth_points, **sizes)
+    right = overlay(image, prediction, names, threshold=threshold, **sizes)
+    height = max(left.shape[0], right.shape[0])
+    shown = len(_kept(prediction, threshold))
+    found = f"prediction: {shown}"
+    if len(prediction.scores):
+        found += f" (score >= {threshold:g}; highest {prediction.scores.max().item():.2f})"
+    headings = (f"truth: {len(truth.labels)}", found)
+    if truth.semantic is not None:
+        headings = ("truth", "prediction")
+    columns = [
+        np.vstack([_bar(heading, picture.shape[1]), _pad_below(picture, height)])
+        for heading, picture in zip(headings, (left, right), strict=True)
+    ]
+    gap = np.full((columns[0].shape[0], 6, 3), _PAPER, np.uint8)
+    body = np.hstack([columns[0], gap, columns[1]])
+    parts = [body]
+    if title:
+        parts.insert(0, _text_strip(title, body.shape[1], ink=(255, 255, 255), paper=_BAR))
+    if caption:
+        parts.append(_text_strip(caption, body.shape[1], ink=_BAR, paper=_PAPER))
+    return np.vstack(parts)
+
+
+def stack(panels: Sequence[Pixels], gap: int = 10) -> Pixels:
+    """Panels below one another on a sheet as wide as the widest."""
+    width = max(p.shape[1] for p in panels)
+    rows: list[Pixels] = []
+    for one in panels:
+        rows.append(np.full((gap, width, 3), _PAPER, np.uint8))
+        filler = np.full((one.shape[0], width - one.shape[1], 3), _PAPER, np.uint8)
+        rows.append(np.hstack([one, filler]))
+    return np.vstack(rows[1:])
+
+
+@lru_cache
+def _font(size: int = _FONT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _to_canvas(image: Pixels, min_side: int, max_side: int) -> tuple[Pixels, float]:
+    height, width = image.shape[:2]
+    scale = max(1.0, min_side / min(height, width))
+    scale = min(scale, max_side / max(height, width))
+    if scale == 1.0:
+        return image.copy(), scale
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8), scale
+
+
+def _kept(objects: Prediction | Truth, threshold: float) -> list[int]:
+    """Indices to draw, best score first; crowd regions of a truth are left out."""
+    if isinstance(objects, Prediction):
+        order = objects.scores.argsort(descending=True, stable=True)
+        return [i for i in order.tolist() if objects.scores[i] >= threshold]
+    return (~objects.iscrowd).nonzero().flatten().tolist()
+
+
+def _paint_mask(canvas: Pixels, mask: Pixels, ink: Colour) -> None:
+    """Translucent fill and an opaque contour, in place."""
+    height, width = canvas.shape[:2]
+    if mask.shape != (height, width):
+        # linear and cut at one half: an enlarged outline stays round instead of showing stairs
+        enlarged = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        mask = (enlarged >= 0.5).astype(np.uint8)
+    inside = mask.astype(bool)
+    canvas[inside] = (canvas[inside] * (1 - _FILL) + np.array(ink) * _FILL).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, ink, max(1, round(min(height, width) / 220)), cv2.LINE_AA)
+
+
+def _outline_boxes(pen: ImageDraw.ImageDraw, boxes: Sequence[Sequence[float]]) -> None:
+    for order, box in enumerate(boxes):
+        pen.rectangle(_ordered(box), outline=colour(order), width=2)
+
+
+def _ordered(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """PIL refuses boxes whose corners are swapped; an untrained model may predict them."""
+    return min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
+
+
+def _wordings(label: int, names: Sequence[str], score: float | None) -> list[str]:
+    """What a label may say, longest first; where there is one category only, its name says nothing."""
+    name = names[label] if len(names) > 1 and 0 <= label < len(names) else ""
+    mark = "" if score is None else f"{score:.2f}"
+    return [text for text in dict.fromkeys((f"{name} {mark}".strip(), mark)) if text]
+
+
+def _write_labels(
+    pen: ImageDraw.ImageDraw,
+    boxes: Sequence[Sequence[float]],
+    words: Sequence[Sequence[str]],
+    size: tuple[int, int],
+) -> None:
+    """Labels beside their boxes, best first; in their short form, or left out, where they would collide."""
+    font = _font(12)
+    taken: list[Place] = []
+    for order, (box, wordings) in enumerate(zip(boxes, words, strict=True)):
+        for wording in wordings:
+            left, top, right, bottom = pen.textbbox((0, 0), wording, font=font)
+            place = _free_place(box, right - left + 4, bottom - top + 4, taken, size)
+            if place is not None:
+                taken.append(place)
+                pen.rectangle(place, fill=colour(order))
+                pen.text(
+                    (place[0] + 2 - left, place[1] + 2 - top), wording, font=font, fill=_ink_on(colour(order))
+                )
+                break
+
+
+def _free_place(
+    box: Sequence[float], wide: float, high: float, taken: Sequence[Place], size: tuple[int, int]
+) -> Place | None:
+    """Where a label of this size fits beside ``box`` without touching a label in ``taken``."""
+    for x, y in ((box[0], box[1] - high), (box[2] - wide, box[1] - high), (box[0], box[3])):
+        x, y = min(max(0.0, x), size[0] - wide), min(max(0.0, y), size[1] - high)
+        place = (x, y, x + wide, y + high)
+        if not any(x < t[2] and t[0] < place[2] and y < t[3] and t[1] < place[3] for t in taken):
+            return place
+    return None
+
+
+def _ink_on(paper: Colour) -> Colour:
+    luminance = 0.299 * paper[0] + 0.587 * paper[1] + 0.114 * paper[2]
+    return (0, 0, 0) if luminance > 110 else (255, 255, 255)
+
+
+def _number_points(pen: ImageDraw.ImageDraw, points: npt.NDArray[np.floating]) -> None:
+    """Discs that bear the order in which the points were given, from 1."""
+    font = _font(12)
+    for order, (x, y) in enumerate(points.tolist()):
+        paper = colour(order)
+        radius = 8 if order < 9 else 10
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=paper, outline=(0, 0, 0))
+        pen.text((x, y), str(order + 1), font=font, fill=_ink_on(paper), anchor="mm")
+
+
+def _class_colour(label: int, names: Sequence[str]) -> Colour | None:
+    """None for what stays untinted: ignored pixels and a background class."""
+    if label == IGNORE or (label < len(names) and names[label].lower() in _BACKGROUND_NAMES):
+        return None
+    return colour(label)
+
+
+def _tint_classes(canvas: Pixels, classes: npt.NDArray[np.int64], names: Sequence[str]) -> Pixels:
+    height, width = canvas.shape[:2]
+    resized = cv2.resize(classes.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    tinted = canvas.astype(np.float32)
+    for label in np.unique(resized).tolist():
+        ink = _class_colour(label, names)
+        if ink is not None:
+            where = resized == label
+            tinted[where] = tinted[where] * 0.5 + np.array(ink, np.float32) * 0.5
+    tinted[resized == IGNORE] *= 0.4
+    return tinted.astype(np.uint8)
+
+
+def _with_legend(canvas: Pixels, classes: npt.NDArray[np.int64], names: Sequence[str]) -> Pixels:
+    """A strip below the picture: a swatch and the name of every class in it."""
+    font, x, row = _font(12), 6, 0
+    entries: list[tuple[int, int, Colour, str]] = []
+    for label in np.unique(classes).tolist():
+        ink = _class_colour(label, names)
+        if ink is None:
+            continue
+        text = names[label] if label < len(names) else str(label)
+        wide = 18 + round(font.getlength(text)) + 12
+        if x + wide > canvas.shape[1] and x > 6:
+            x, row = 6, row + 1
+        entries.append((x, row, ink, text))
+        x += wide
+    if not entries:
+        return canvas
+    strip = Image.new("RGB", (canvas.shape[1], 20 * (row + 1)), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for left, line, ink, text in entries:
+        pen.rectangle((left, 20 * line + 4, left + 12, 20 * line + 16), fill=ink, outline=(0, 0, 0))
+        pen.text((left + 18, 20 * line + 10), text, font=font, fill=_BAR, anchor="lm")
+    return np.vstack([canvas, np.asarray(strip)])
+
+
+def _bar(text: str, width: int) -> Pixels:
+    return _text_strip(text, width, ink=(255, 255, 255), paper=(70, 74, 82))
+
+
+def _text_strip(text: str, width: int, *, ink: Colour, paper: Colour) -> Pixels:
+    """Text wrapped to ``width`` on a plain strip."""
+    font = _font()
+    per_line = max(8, int((width - 12) / (font.getlength("n") * 0.95)))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
+    strip = Image.new("RGB", (width, 6 + 19 * len(lines)), paper)
+    pen = ImageDraw.Draw(strip)
+    for row, line in enumerate(lines):
+        pen.text((6, 3 + 19 * row + 9), line, font=font, fill=ink, anchor="lm")
+    return np.asarray(strip)
+
+
+def _pad_below(picture: Pixels, height: int) -> Pixels:
+    missing = np.full((height - picture.shape[0], picture.shape[1], 3), _PAPER, np.uint8)
+    return np.vstack([picture, missing])
