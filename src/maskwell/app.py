@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from maskwell import build, runs
 
 
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig, overrides: list[str]) -> None:
     """Train, keep the best and the last checkpoint, evaluate."""
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -39,6 +40,7 @@ def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     """The data, in the geometry that ``built`` wants; tells the task its categories and optimiser."""
     data = _build(cfg.data, "data")
     data.bind(built.input_spec)
+    data.setup()
     built.bind(categories=data.categories, optim=_build(cfg.optim, "optim"))
     return data
 
@@ -54,10 +56,56 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def trainer(cfg: DictConfig, **more: Any) -> lightning.Trainer:
-    """The Trainer; ``more`` (callbacks, loggers, plugins, ...) goes on top of the group ``trainer``."""
-    node = OmegaConf.to_container(cfg.trainer, resolve=True)
-    assert isinstance(node, dict)
-    return _build(OmegaConf.create(node), "trainer", **more)
+    """The Trainer; ``more`` (callbacks, loggers, plugins, ...) goes on top of the group ``trainer``.
+
+    Raises:
+        UserError: where ``trainer.devices`` asks for more than there is.
+    """
+    node = OmegaConf.create(OmegaConf.to_container(cfg.trainer, resolve=True))
+    assert isinstance(node, DictConfig)
+    accelerator = _accelerator(node.accelerator)
+    _check_devices(accelerator, node.devices)
+    if node.precision == "auto":
+        node.precision = _precision(accelerator)
+    return _build(node, "trainer", **more)
+
+
+def _accelerator(wanted: str) -> str:
+    import torch
+
+    if wanted == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        raise UserError("trainer.accelerator=gpu, but PyTorch sees no GPU here: use trainer=cpu.")
+    if wanted in ("auto", "gpu"):
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return wanted
+
+
+def _precision(accelerator: str) -> str:
+    import torch
+
+    return "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _check_devices(accelerator: str, devices: int | str | list[int]) -> None:
+    """Lightning takes 64 CPU processes on two cores; here more than there is, is a mistake."""
+    import torch
+
+    if accelerator == "cpu":
+        existing, what = cpu_cores(), "CPU cores"
+    elif accelerator == "cuda":
+        existing, what = torch.cuda.device_count(), "GPUs"
+    else:
+        return
+    wanted = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
+    if wanted > existing:
+        raise UserError(
+            f"trainer.devices={wanted}, but this machine has {existing} {what}: ask for at most {existing}."
+        )
+
+
+def cpu_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_target(target: str, key: str) -> None:
@@ -67,7 +115,9 @@ def check_target(target: str, key: str) -> None:
         UserError: naming the key and the target.
     """
     if target != "lightning.Trainer" and not target.startswith(TRUSTED):
-        raise UserError(f"{key}._target_ names '{target}', which is outside the packages that may be built here.")
+        raise UserError(
+            f"{key}._target_ names '{target}', which is outside the packages that may be built here."
+        )
 
 
 def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
@@ -78,7 +128,15 @@ def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
 
 def _build(node: Any, key: str, **more: Any) -> Any:
     check_node(node, key)
-    return instantiate(node, _convert_="all", **more)
+    try:
+        return instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError):
+            raise UserError(f"{key}: {' '.join(str(cause).split()).rstrip('.')}.") from error
+        raise
 
 
 def check_node(node: Any, key: str) -> None:
@@ -92,7 +150,7 @@ def check_node(node: Any, key: str) -> None:
             check_node(item, f"{key}[{index}]")
     if not isinstance(node, DictConfig):
         return
-    target = node.get("_target_")
+    target = node.get("_target_") if "_target_" in node else None
     if target is not None:
         known = parameters(target, key)
         for name in node:

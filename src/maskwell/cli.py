@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from maskwell import schema
+from maskwell import compose, schema
 from maskwell.errors import UserError
 
-
-def conf_dir() -> Path:
-    """The configuration folder: inside the installed package, else at the root of the checkout."""
-    packed = Path(__file__).parent / "conf"
-    return packed if packed.is_dir() else Path(__file__).parents[2] / "conf"
+VERBS = ("train", "evaluate", "predict")
 
 
 def main(verb: str) -> None:
@@ -24,16 +20,49 @@ def main(verb: str) -> None:
 
     Mistakes of the user end in one sentence on stderr and exit code 2.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")    # lets exceptions through to us
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets exceptions through to us
     schema.register()
+    raised: list[BaseException] = []
 
     def job(cfg: DictConfig) -> object:
-        from maskwell import app
+        """Keeps what is raised: Hydra would print its own text around it."""
+        if raised:  # the rest of a multirun
+            return None
+        try:
+            compose.check_job(cfg, verb)
+            from maskwell import app
 
-        return getattr(app, verb)(cfg)
+            return getattr(app, verb)(cfg, list(HydraConfig.get().overrides.task))
+        except BaseException as error:
+            raised.append(error)
+            return None
 
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=verb)(job)()
+    except Exception as error:
+        _refuse(compose.explain(error, verb, sys.argv[1:], _search_of(sys.argv)))
+    if raised and isinstance(raised[0], UserError):
+        _refuse(raised[0])
+    if raised:
+        raise raised[0]
+
+
+def console() -> None:
+    """``maskwell VERB key=value ...``: the same as ``python VERB.py key=value ...``."""
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        _refuse(UserError(f"Name what to do: maskwell {'|'.join(VERBS)} key=value ... (--help after it)."))
+    verb = sys.argv.pop(1)
+    main(verb)
+
+
+def _search_of(argv: list[str]) -> list[str]:
+    """The folder given with ``--config-dir``, as an address for Hydra's search path."""
+    for flag in ("--config-dir", "-cd"):
+        if flag in argv[:-1]:
+            return [f"file://{os.path.abspath(argv[argv.index(flag) + 1])}"]
+    return []
+
+
+def _refuse(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
