@@ -1,0 +1,165 @@
+"""BaseTask: what every family's LightningModule shares, in four named hooks.
+
+A family answers four questions: which network, which losses, which metrics, which optimiser. It also
+writes ``step`` (a batch -> :class:`StepOutput`) and ``update_metrics``; logging, iteration counting
+and the optimiser's wiring live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from maskwell.data.sample import Batch, InputSpec, Prediction
+
+Stage = Literal["train", "val", "test"]
+
+
+class OptimiserFactory(Protocol):
+    """An entry of the configuration group ``optim``."""
+
+    def build(
+        self, parameters: Sequence[tuple[str, nn.Parameter]], total: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Optimiser over named parameters and its per-iteration schedule of ``total`` steps."""
+
+
+@dataclass
+class StepOutput:
+    """What a task's step returns; ``parts`` and ``facts`` are all that callbacks know of a family.
+
+    ``loss`` scalar; ``parts`` raw, unweighted loss terms (``loss_box``, ...); ``facts`` detached
+    figures (``num_objects``, ...), both logged as ``<stage>/<name>``; ``predict`` makes one
+    :class:`Prediction` per sample when asked.
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    predict: Callable[[], list[Prediction]] | None = None
+    _cached: list[Prediction] | None = field(default=None, repr=False)
+
+    def preds(self) -> list[Prediction]:
+        """One prediction per sample, computed at the first call."""
+        if self._cached is None:
+            self._cached = [] if self.predict is None else self.predict()
+        return self._cached
+
+
+class BaseTask(LightningModule):
+    """Base of all families.
+
+    Class attributes: ``family`` (its name in configs and run folders), ``monitor`` and ``mode``
+    (what "best" means). Instance attribute ``input_spec`` is set by :meth:`configure_network`.
+    """
+
+    family: str
+    monitor = "val/map"
+    mode: Literal["min", "max"] = "max"
+    input_spec: InputSpec
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iteration = 0
+        self.categories: tuple[str, ...] = ()
+        self.optim: OptimiserFactory | None = None
+
+    def bind(self, *, categories: Sequence[str], optim: OptimiserFactory | None = None) -> None:
+        """Give the task what the data and the configuration know; called once by the build layer."""
+        self.categories = tuple(categories)
+        self.optim = optim
+        self.configure_metrics()
+
+    def configure_metrics(self) -> None:
+        """Create metric objects, called when the categories are known."""
+
+    def step(self, batch: Batch, stage: Stage) -> StepOutput:
+        """Loss, its raw parts and facts of one batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines no step.")
+
+    def update_metrics(self, batch: Batch, output: StepOutput, stage: Stage) -> None:
+        """Add one evaluated batch to the metrics."""
+
+    def compute_metrics(self, stage: Stage) -> dict[str, Tensor]:
+        """Metric name -> value over everything added since the last call, and reset."""
+        return {}
+
+    def predict_batch(self, batch: Batch) -> list[Prediction]:
+        """One prediction per sample, in the window frame, without loss or labels."""
+        raise NotImplementedError(f"{type(self).__name__} defines no predict_batch.")
+
+    def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Named parameters that are trained."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over the trainable parameters with a per-iteration schedule."""
+        if self.optim is None:
+            raise RuntimeError("bind() was not called with an optimiser.")
+        total = int(self.trainer.estimated_stepping_batches)
+        optimiser, schedule = self.optim.build(self.trainable_parameters(), total)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Step, log, and hand parts and facts to the callbacks (in ``outputs``)."""
+        output = self.step(batch, "train")
+        self.iteration += 1
+        size = len(batch)
+        parts = {name: value.detach() for name, value in output.parts.items()}
+        facts = {name: value.detach() for name, value in output.facts.items()}
+        self.log("train/batch_loss", output.loss.detach(), on_step=True, batch_size=size)
+        self.log("train/epoch", float(self.current_epoch), on_step=True, batch_size=size)
+        self.log_dict(
+            {f"train/{name}": value.float() for name, value in {**parts, **facts}.items()},
+            on_step=True,
+            on_epoch=False,
+            batch_size=size,
+        )
+        self.log(
+            "train/epoch_avg_loss", output.loss.detach(), on_step=False, on_epoch=True, batch_size=size
+        )
+        return {"loss": output.loss, "parts": parts, "facts": facts}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """Loss computed as in training, metrics updated."""
+        return self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """As validation, logged as ``test/``."""
+        return self._evaluation_step(batch, "test")
+
+    def _evaluation_step(self, batch: Batch, stage: Stage) -> StepOutput:
+        output = self.step(batch, stage)
+        self.update_metrics(batch, output, stage)
+        names = {f"{stage}/loss": output.loss, **{f"{stage}/{k}": v for k, v in output.parts.items()}}
+        self.log_dict(
+            {name: value.detach().float() for name, value in names.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch),
+            sync_dist=True,
+        )
+        return output
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: Stage) -> None:
+        metrics = {f"{stage}/{name}": value for name, value in self.compute_metrics(stage).items()}
+        self.log_dict({name: torch.as_tensor(value).float() for name, value in metrics.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["family"] = self.family
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.iteration = int(checkpoint.get("iteration", 0))

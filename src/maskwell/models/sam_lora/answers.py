@@ -1,0 +1,118 @@
+"""From network outputs to predictions: scores, boxes and run-length masks in the window frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwell.data.sample import Batch, Prediction, Prompt, Sample, Truth
+from maskwell.models.sam_lora.net import PromptOutputs
+from maskwell.ops import masks as mask_ops
+
+Row = tuple[int, Prompt]
+"""Index of the image in its batch, and what is asked about it."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What is kept of an answer.
+
+    ``min_score`` of a detection (low, so that mAP sees the whole curve); ``max_per_prompt``;
+    ``mask_threshold`` probability above which a pixel belongs to the object.
+    """
+
+    min_score: float = 0.01
+    max_per_prompt: int = 100
+    mask_threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to the rows of one batch; computed when asked for and kept."""
+
+    rows: Sequence[Row]
+    outputs: PromptOutputs
+    batch: Batch
+    detection: Detection
+
+    def __call__(self) -> list[Prediction]:
+        """One prediction per sample: all its prompts' detections together, best first."""
+        return [_merge(sample, answers) for sample, answers in zip(self.batch.samples, self.by_prompt, strict=True)]
+
+    @cached_property
+    def by_prompt(self) -> list[list[tuple[Prompt, Prediction]]]:
+        """Per sample, each prompt with its own prediction."""
+        per_sample: list[list[tuple[Prompt, Prediction]]] = [[] for _ in self.batch.samples]
+        scores = self.outputs.scores()
+        for row, (image, prompt) in enumerate(self.rows):
+            prediction = self._answer(row, scores[row], self.batch.samples[image], prompt)
+            per_sample[image].append((prompt, prediction))
+        return per_sample
+
+    def _answer(self, row: int, scores: Tensor, sample: Sample, prompt: Prompt) -> Prediction:
+        count = min(self.detection.max_per_prompt, len(scores))
+        best, query = scores.topk(count)
+        kept = best >= self.detection.min_score
+        best, query = best[kept], query[kept]
+        size = sample.geometry.window_size
+        boxes = sample.geometry.boxes_to_window(self.outputs.boxes[-1, row, query])
+        present = float(self.outputs.presence[-1, row].sigmoid())
+        return Prediction(
+            size=size,
+            boxes=boxes.cpu(),
+            scores=best.cpu(),
+            labels=torch.full((len(best),), prompt.label, dtype=torch.int64),
+            rles=mask_ops.encode(self._masks(row, query, size)),
+            present={prompt.label: present},
+        )
+
+    def _masks(self, row: int, query: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boolean masks [K, height, width] of the window: logits are resized, then thresholded."""
+        logits = self.outputs.masks[row, query]
+        if not len(query):
+            return torch.zeros(0, *size, dtype=torch.bool)
+        resized = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        return resized.sigmoid() > self.detection.mask_threshold
+
+
+def _merge(sample: Sample, answers: Sequence[tuple[Prompt, Prediction]]) -> Prediction:
+    predictions = [prediction for _, prediction in answers]
+    scores = torch.cat([p.scores for p in predictions])
+    order = scores.argsort(descending=True, stable=True)
+    rles = [rle for p in predictions for rle in p.rles or []]
+    return Prediction(
+        size=sample.geometry.window_size,
+        boxes=torch.cat([p.boxes for p in predictions])[order],
+        scores=scores[order],
+        labels=torch.cat([p.labels for p in predictions])[order],
+        rles=[rles[i] for i in order.tolist()],
+        present={label: value for p in predictions for label, value in (p.present or {}).items()},
+    )
+
+
+def named_truth(truth: Truth, prompt: Prompt) -> Truth | None:
+    """The part of a window's truth that one prompt names, as one category with label 0.
+
+    A category's prompt names the objects of its label; a free phrase names ``prompt.objects``. None
+    where only a crowd answers the prompt: neither finding nor missing it can be judged.
+    """
+    if prompt.label >= 0:
+        named = truth.labels == prompt.label
+        index = (named & ~truth.iscrowd).nonzero()[:, 0]
+        if named.any() and not len(index):
+            return None
+    else:
+        index = torch.tensor(prompt.objects, dtype=torch.int64)
+    return Truth(
+        size=truth.size,
+        boxes=truth.boxes[index],
+        labels=torch.zeros(len(index), dtype=torch.int64),
+        iscrowd=truth.iscrowd[index],
+        area=truth.area[index],
+        rles=None if truth.rles is None else [truth.rles[i] for i in index.tolist()],
+    )

@@ -1,0 +1,204 @@
+"""The set loss of SAM 3's training, on a batch of (image, prompt) rows.
+
+Terms and weights follow upstream's fine-tuning configuration (facebookresearch/sam3): L1 5, GIoU 2,
+IoU-aware classification 20, presence 20, mask focal 200, mask dice 10; auxiliary decoder layers carry
+the box, classification and presence terms with weight 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwell.models.sam_lora.net import PromptOutputs
+from maskwell.ops import boxes as box_ops
+from maskwell.ops.losses import dice, global_count, iou_aware_bce, sigmoid_focal
+from maskwell.ops.matcher import MatchCosts, assign, match_cost
+from maskwell.ops.sampling import sample_points, uncertain_points
+
+Normalisation = Literal["global", "local", "one"]
+
+
+@dataclass
+class RowTarget:
+    """Objects that one prompt names in one image: boxes [N, 4] xyxy in [0, 1]; masks bool [N, H, W]."""
+
+    boxes: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the raw terms; the semantic terms are off in fine-tuning, as upstream."""
+
+    box: float = 5.0
+    giou: float = 2.0
+    cls: float = 20.0
+    presence: float = 20.0
+    mask: float = 200.0
+    dice: float = 10.0
+    semantic: float = 0.0
+    semantic_dice: float = 0.0
+
+
+@dataclass(frozen=True)
+class SetLoss:
+    """Matches queries to objects and sums the weighted terms.
+
+    ``normalisation``: what sum-type terms are divided by. ``global``: objects in the batch over all
+    ranks (right); ``local``: those of this rank (the field notes' repair, wrong under DDP); ``one``:
+    nothing, which reproduces losses like 69,300. Box and mask terms are divided by objects;
+    classification and presence are means over prompts, as upstream, counted over all ranks too.
+
+    ``mask_points``: masks with more than four times as many pixels are supervised at this many sampled
+    points, others densely; ``mask_supervision="dense"`` never samples.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    costs: MatchCosts = field(default_factory=MatchCosts)
+    normalisation: Normalisation = "global"
+    mask_supervision: Literal["sampled", "dense"] = "sampled"
+    mask_points: int = 12_544
+
+    def __call__(self, outputs: PromptOutputs, targets: Sequence[RowTarget]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss and raw terms of the last layer (``loss_aux``: weighted sum of the other layers).
+
+        Args:
+            outputs: of P rows and L decoder layers.
+            targets: one per row, P in all.
+        """
+        with torch.autocast(outputs.logits.device.type, enabled=False):
+            outputs = outputs.float()
+            counts = [len(target.boxes) for target in targets]
+            objects, rows = self._divisors(sum(counts), len(targets), outputs.logits.device)
+            match = _match_layers(outputs, targets, counts, self.costs)
+            layers = self._layer_terms(outputs, match, counts, objects, rows)
+            parts = {name: values[-1] for name, values in layers.items()}
+            parts |= self._mask_terms(outputs, targets, match, objects)
+            if self.weights.semantic or self.weights.semantic_dice:
+                parts |= self._semantic_terms(outputs, targets, rows)
+            auxiliary = sum((self._weight(n) * v[:-1].sum() for n, v in layers.items()), torch.zeros(()))
+            total = sum((self._weight(n) * v for n, v in parts.items()), auxiliary)
+            return total, {**parts, "loss_aux": auxiliary}
+
+    def _weight(self, name: str) -> float:
+        return float(getattr(self.weights, name.removeprefix("loss_")))
+
+    def _divisors(self, objects: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self.normalisation == "one":
+            return torch.ones((), device=device), torch.ones((), device=device)
+        if self.normalisation == "local":
+            return torch.tensor(max(objects, 1.0), device=device), torch.tensor(max(rows, 1.0), device=device)
+        return global_count(objects, device), global_count(rows, device)
+
+    def _layer_terms(
+        self, outputs: PromptOutputs, match: _Match, counts: Sequence[int], objects: Tensor, rows: Tensor
+    ) -> dict[str, Tensor]:
+        """Box, GIoU, classification and presence of every decoder layer: name -> [L]."""
+        num_layers = outputs.logits.shape[0]
+        predicted = outputs.boxes[match.layer, match.row, match.query]
+        distance = box_ops.xyxy_to_cxcywh(predicted) - box_ops.xyxy_to_cxcywh(match.boxes)
+        per_layer = outputs.logits.new_zeros(num_layers)
+        l1 = per_layer.index_add(0, match.layer, distance.abs().sum(-1))
+        giou = per_layer.index_add(0, match.layer, 1 - box_ops.generalised_iou(predicted, match.boxes))
+
+        positive = torch.zeros_like(outputs.logits, dtype=torch.bool)
+        overlap = torch.zeros_like(outputs.logits)
+        positive[match.layer, match.row, match.query] = True
+        overlap[match.layer, match.row, match.query] = box_ops.iou(predicted, match.boxes).detach()
+        visible = torch.tensor([count > 0 for count in counts], device=outputs.logits.device)
+        per_query = iou_aware_bce(outputs.logits, positive, overlap) * visible[None, :, None]
+        cls = per_query.mean(-1).sum(-1) / rows
+
+        present = visible.float().expand_as(outputs.presence)
+        presence = F.binary_cross_entropy_with_logits(outputs.presence, present, reduction="none")
+        return {
+            "loss_box": l1 / objects,
+            "loss_giou": giou / objects,
+            "loss_cls": cls,
+            "loss_presence": 0.5 * presence.sum(-1) / rows,
+        }
+
+    def _mask_terms(
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], match: _Match, objects: Tensor
+    ) -> dict[str, Tensor]:
+        """Focal (mean over pixels) and dice of the last layer's matched masks, summed over objects."""
+        last = match.layer == outputs.logits.shape[0] - 1
+        row, query, target = match.row[last], match.query[last], match.target[last]
+        logits = outputs.masks[row, query]
+        if not len(row):
+            nothing = logits.sum() + outputs.masks.sum() * 0
+            return {"loss_mask": nothing, "loss_dice": nothing}
+        wanted = torch.cat([targets[r].masks[target[row == r]] for r in range(len(targets))]).float()
+        size = wanted.shape[-2:]
+        if self.mask_supervision == "sampled" and size[0] * size[1] > 4 * self.mask_points:
+            points = uncertain_points(logits, self.mask_points)
+            flat, flat_wanted = sample_points(logits, points), sample_points(wanted, points)
+        else:
+            flat = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False).flatten(1)
+            flat_wanted = wanted.flatten(1)
+        return {
+            "loss_mask": sigmoid_focal(flat, flat_wanted).mean(-1).sum() / objects,
+            "loss_dice": dice(flat, flat_wanted).sum() / objects,
+        }
+
+    def _semantic_terms(
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], rows: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy and dice of the semantic output against the union of the objects."""
+        size = outputs.semantic.shape[-2:]
+        union = torch.stack(
+            [
+                t.masks.any(0) if len(t.masks) else torch.zeros_like(outputs.semantic[0], dtype=torch.bool)
+                for t in (_at_size(target, size) for target in targets)
+            ]
+        ).float()
+        entropy = F.binary_cross_entropy_with_logits(outputs.semantic, union, reduction="none")
+        return {
+            "loss_semantic": entropy.mean((-2, -1)).sum() / rows,
+            "loss_semantic_dice": dice(outputs.semantic.flatten(1), union.flatten(1)).sum() / rows,
+        }
+
+
+@dataclass
+class _Match:
+    """Matched pairs of all layers, ordered by layer, then row: int64 indices [M] and boxes [M, 4]."""
+
+    layer: Tensor
+    row: Tensor
+    query: Tensor
+    target: Tensor
+    boxes: Tensor
+
+
+def _at_size(target: RowTarget, size: torch.Size) -> RowTarget:
+    """Masks area-averaged to ``size`` and thresholded at one half."""
+    if not len(target.masks):
+        return target
+    small = F.interpolate(target.masks[:, None].float(), tuple(size), mode="area")[:, 0] >= 0.5
+    return RowTarget(target.boxes, small)
+
+
+def _match_layers(
+    outputs: PromptOutputs, targets: Sequence[RowTarget], counts: Sequence[int], costs: MatchCosts
+) -> _Match:
+    """One-to-one matching of every layer and row; padded targets keep it one cost computation."""
+    device = outputs.logits.device
+    num_layers, num_rows, _ = outputs.logits.shape
+    widest = max([*counts, 1])
+    padded = outputs.boxes.new_zeros(num_rows, widest, 4)
+    for row, target in enumerate(targets):
+        padded[row, : counts[row]] = target.boxes
+    cost = match_cost(outputs.logits, outputs.boxes, padded.expand(num_layers, -1, -1, -1), costs)
+    pairs = assign(cost.flatten(0, 1), list(counts) * num_layers)
+    sizes = torch.tensor([len(query) for query, _ in pairs])
+    problem = torch.repeat_interleave(torch.arange(len(pairs)), sizes)
+    query = torch.cat([q for q, _ in pairs]).to(device)
+    target_index = torch.cat([t for _, t in pairs]).to(device)
+    layer, row = (problem // num_rows).to(device), (problem % num_rows).to(device)
+    return _Match(layer, row, query, target_index, padded[row, target_index])

@@ -1,0 +1,145 @@
+"""SAM-LoRA: promptable instance segmentation with SAM 3 and low-rank adapters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Sam3Model
+
+from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
+from maskwell.errors import UserError
+from maskwell.metrics.coco_map import CocoMap
+from maskwell.metrics.concept import ConceptF1, DetectionStats, PromptResult
+from maskwell.models.base import BaseTask, Stage, StepOutput
+from maskwell.models.sam_lora.adaptation import Adaptation, Lora, adapt
+from maskwell.models.sam_lora.answers import Answers, Detection, Row, named_truth
+from maskwell.models.sam_lora.base_model import load_base, weight_hash
+from maskwell.models.sam_lora.loss import RowTarget, SetLoss
+from maskwell.models.sam_lora.net import PromptedSam, PromptOutputs
+
+
+class SamLora(BaseTask):
+    """Trains adapters (or all, or the heads) of a SAM 3 on images with text prompts.
+
+    Args:
+        base: ``tiny``, ``scratch``, a directory in Hub layout, or a Hub name.
+        image_size: side of the square input in px; None: the base's own.
+        adaptation: ``lora``, ``full`` or ``heads``.
+        train_text: also train the text encoder (off: prompts are encoded once and kept).
+        gradient_checkpointing: recompute the vision encoder in the backward pass to save memory.
+        seed: of fresh weights.
+    """
+
+    family = "sam_lora"
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        image_size: int | None = None,
+        adaptation: Adaptation = "lora",
+        train_text: bool = False,
+        lora: Lora | None = None,
+        loss: SetLoss | None = None,
+        detection: Detection | None = None,
+        gradient_checkpointing: bool = False,
+        max_dets: tuple[int, ...] = (1, 10, 100),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.base, self.adaptation = base, adaptation
+        self.criterion = loss or SetLoss()
+        self.detection = detection or Detection()
+        self.max_dets = tuple(max_dets)
+        sam, tokenizer = load_base(base, image_size=image_size, seed=seed)
+        self.base_hash = weight_hash(sam)
+        self._set_input_spec(sam)
+        if gradient_checkpointing:
+            _enable_checkpointing(sam)
+        semantic = bool(self.criterion.weights.semantic or self.criterion.weights.semantic_dice)
+        model = adapt(sam, adaptation, lora or Lora(), train_text=train_text, train_semantic=semantic)
+        self.net = PromptedSam(model, tokenizer)
+
+    def _set_input_spec(self, sam: Sam3Model) -> None:
+        size = int(sam.config.vision_config.backbone_config.image_size)
+        half = (0.5, 0.5, 0.5)
+        self.input_spec = InputSpec(fit="square", size=size, mean=half, std=half)
+
+    def configure_metrics(self) -> None:
+        """COCO mAP, concept F1 and the notes' detection statistics."""
+        self.coco = CocoMap(self.categories, max_dets=self.max_dets)
+        self.concept = ConceptF1()
+        self.stats = DetectionStats()
+
+    def step(self, batch: Batch, stage: Stage) -> StepOutput:
+        """One row per (image, prompt); the same loss in every stage."""
+        rows, outputs = self._answer(batch)
+        targets = [_row_target(batch.samples[i], prompt.objects) for i, prompt in rows]
+        loss, parts = self.criterion(outputs, targets)
+        positives = sum(len(target.boxes) > 0 for target in targets)
+        facts = {
+            "num_objects": torch.tensor(float(sum(len(t.boxes) for t in targets))),
+            "num_prompts": torch.tensor(float(len(rows))),
+            "negative_share": torch.tensor(1 - positives / len(rows)),
+        }
+        return StepOutput(loss, parts, facts, predict=Answers(rows, outputs.detached(), batch, self.detection))
+
+    def predict_batch(self, batch: Batch) -> list[Prediction]:
+        """Answers to the prompts each sample carries; labels are the prompts' labels."""
+        rows, outputs = self._answer(batch)
+        return Answers(rows, outputs.detached(), batch, self.detection)()
+
+    def _answer(self, batch: Batch) -> tuple[list[Row], PromptOutputs]:
+        rows = [(i, prompt) for i, sample in enumerate(batch.samples) for prompt in sample.prompts]
+        if not rows:
+            raise UserError("The data carries no prompts; sam_lora needs data.prompts (category names or phrases).")
+        image_of_row = torch.tensor([i for i, _ in rows], device=batch.images.device)
+        return rows, self.net(batch.images, image_of_row, [prompt.text for _, prompt in rows])
+
+    def update_metrics(self, batch: Batch, output: StepOutput, stage: Stage) -> None:
+        """Category prompts feed COCO mAP; every prompt, negatives included, feeds concept F1.
+
+        Free phrases that name objects (generated scenes) count as an image each, of one category.
+        """
+        answers = output.predict
+        assert isinstance(answers, Answers)
+        for sample, merged, by_prompt in zip(batch.samples, output.preds(), answers.by_prompt, strict=True):
+            assert sample.truth is not None
+            if any(prompt.label >= 0 for prompt in sample.prompts):
+                self.coco.update([merged], [sample.truth])
+            self.stats.update([merged])
+            for prompt, answer in by_prompt:
+                truth = named_truth(sample.truth, prompt)
+                if truth is None:
+                    continue
+                self.concept.update(
+                    [PromptResult(answer.scores, answer.boxes, truth.boxes, answer.rles, truth.rles)]
+                )
+                if prompt.label < 0 and prompt.objects:
+                    as_category = replace(answer, labels=torch.zeros_like(answer.labels))
+                    self.coco.update([as_category], [truth])
+
+    def compute_metrics(self, stage: Stage) -> dict[str, Tensor]:
+        """All metrics by name; resets them."""
+        result: dict[str, Any] = {}
+        for metric in (self.coco, self.concept, self.stats):
+            result |= metric.compute()
+            metric.reset()
+        return result
+
+
+def _enable_checkpointing(sam: Sam3Model) -> None:
+    # The port marks the class as unable although its layers support it (transformers 5.23).
+    type(sam).supports_gradient_checkpointing = True
+    sam.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    sam.vision_encoder.train()
+
+
+def _row_target(sample: Sample, objects: tuple[int, ...]) -> RowTarget:
+    if sample.masks is None:
+        raise UserError(f"{sample.file_name}: sam_lora needs masks, the annotations have boxes only.")
+    index = torch.tensor(objects, dtype=torch.int64, device=sample.boxes.device)
+    return RowTarget(sample.boxes[index], sample.masks[index])

@@ -1,0 +1,68 @@
+"""Loss terms as pure functions on logits, and the one place where objects are counted.
+
+Sum-type terms return one value per object, unreduced over objects, so that the caller divides by
+:func:`global_count` and nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def global_count(local: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Divisor of a sum-type loss: the sum of ``local`` over ranks / world size, at least 1.
+
+    DDP averages gradients over ranks, so the division by the world size makes the averaged
+    gradient that of one process with all objects (DETR, Carion et al., 2020, A.4).
+    """
+    count = torch.as_tensor(local, dtype=torch.float32, device=device).detach().clone()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count.clamp(min=1.0)
+
+
+def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Element-wise focal loss (Lin et al., 2017, eq. 5); ``targets`` in [0, 1], same shape."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probability = logits.sigmoid()
+    p_true = probability * targets + (1 - probability) * (1 - targets)
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * cross_entropy * (1 - p_true) ** gamma
+
+
+def dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """1 - soft Dice per row: [N, P] logits against [N, P] targets in {0, 1} -> [N] in [0, 1]."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets).sum(-1)
+    total = probability.sum(-1) + targets.sum(-1)
+    return 1 - (overlap + smooth) / (total + smooth)
+
+
+def iou_aware_bce(
+    logits: Tensor,
+    positive: Tensor,
+    iou: Tensor,
+    *,
+    pos_weight: float = 10.0,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """IoU-aware classification loss per query (IA-BCE; Cai et al., 2023, eq. 4), unreduced.
+
+    A matched query is drawn to ``p^alpha * iou^(1-alpha)`` (at least 0.01, no gradient), weighted by
+    ``pos_weight``; an unmatched one to 0, weighted by ``p^gamma``. SAM 3 trains with these figures.
+
+    Args:
+        logits: [...] class logits.
+        positive: bool [...], query is matched.
+        iou: [...] IoU with the matched object, any value where unmatched.
+    """
+    probability = logits.sigmoid().detach()
+    soft = (probability**alpha * iou.detach().clamp(min=0) ** (1 - alpha)).clamp(min=0.01)
+    target = torch.where(positive, soft, torch.zeros_like(soft))
+    weight = torch.where(positive, torch.full_like(soft, pos_weight), logits.sigmoid() ** gamma)
+    return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
