@@ -60,6 +60,15 @@ def test_area_and_boxes() -> None:
         assert box == expected
 
 
+def test_many_masks_of_one_image() -> None:
+    stack = random_masks(600, size=(9, 11))
+    rles = masks.encode(stack)
+    assert masks.area(rles).tolist() == stack.sum((1, 2)).tolist()
+    assert masks.boxes(rles).shape == (600, 4)
+    assert np.array_equal(masks.decode(rles, (9, 11)).numpy(), stack)
+    assert masks.iou(rles, rles).diagonal().sum() == (stack.any((1, 2))).sum()
+
+
 def test_iou() -> None:
     first, second = random_masks(20, seed=1), random_masks(15, seed=2)
     shared = np.einsum("ahw,bhw->ab", first.astype(float), second.astype(float))

@@ -50,9 +50,8 @@ def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Tensor:
 
 def area(rles: Sequence[Rle]) -> Tensor:
     """Pixels inside each mask, int64 [N]."""
-    if not rles:
-        return torch.zeros(0, dtype=torch.int64)
-    return torch.from_numpy(np.asarray(coco_mask.area(list(rles)), dtype=np.int64))
+    # One by one: pycocotools 2.0.11 under NumPy 2 overflows on more than 255 masks at once.
+    return torch.tensor([int(coco_mask.area(rle)) for rle in rles], dtype=torch.int64)
 
 
 def boxes(rles: Sequence[Rle]) -> Tensor:
