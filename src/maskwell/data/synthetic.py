@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from maskwell.data.cells import CATEGORIES, CellImage, generate_cells
+from maskwell.data.folders import new_folder
 from maskwell.errors import UserError
 
 VERSION = 1
@@ -37,18 +36,10 @@ def write_cells(
     Raises:
         UserError: ``root`` exists and is not an empty folder.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists already; name another folder, or remove it first.")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with new_folder(root) as building:
         (building / "images").mkdir()
         for number, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
             _write_split(building, split, number, count, sum(counts[:number]) + 1, seed, size)
-        building.chmod(0o755)  # mkdtemp makes it private
-        building.replace(root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def cached_cells(

@@ -1,0 +1,1 @@
+"""Foreign dataset forms, one reader each: ``read(folder) -> Dataset``."""

@@ -1,0 +1,71 @@
+"""One binary PNG per object, as the 2018 Data Science Bowl ships it: ``ID/images/*`` and ``ID/masks/*``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+
+from maskwell.data.formats.content import (
+    Dataset,
+    Object,
+    Picture,
+    displayed_size,
+    dropped_note,
+    image_files,
+    require_folder,
+)
+from maskwell.errors import UserError
+
+
+def read(folder: Path, category: str) -> Dataset:
+    """Read all masks as objects of one ``category``.
+
+    ``folder`` holds the ID folders, or folders ``train``, ``val``, ``test`` that do. An ID without
+    masks is an image without objects.
+    """
+    require_folder(folder, "name the folder that holds the ID/images and ID/masks folders")
+    splits: dict[str | None, list[Path]] = {
+        name: _ids(folder / name) for name in ("train", "val", "test") if _ids(folder / name)
+    }
+    splits = splits or {None: _ids(folder)}
+    if not any(splits.values()):
+        raise UserError(f"{folder} holds no folder of the form ID/images with an image in it.")
+    empty: list[str] = []
+    pictures = {split: [_picture(path, category, empty) for path in paths] for split, paths in splits.items()}
+    if not any(p.objects for found in pictures.values() for p in found):
+        raise UserError(f"{folder} holds no object: its ID/masks folders are missing or empty.")
+    return Dataset((category,), pictures, dropped_note(empty, "masks without a pixel"))
+
+
+def _ids(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if (p / "images").is_dir() and image_files(p / "images"))
+
+
+def _picture(path: Path, category: str, empty: list[str]) -> Picture:
+    images = image_files(path / "images")
+    if len(images) > 1:
+        raise UserError(f"{path / 'images'} holds {len(images)} images; one is expected.")
+    height, width = displayed_size(images[0])
+    masks = image_files(path / "masks") if (path / "masks").is_dir() else []
+    objects = []
+    for mask_path in masks:
+        mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise UserError(f"{mask_path} is no readable image.")
+        if mask.shape != (height, width):
+            raise UserError(
+                f"{mask_path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}."
+            )
+        if not mask.any():
+            empty.append(f"{path.name}/{mask_path.name}")
+            continue
+        rle = mask_api.encode(np.asfortranarray(mask > 0, dtype=np.uint8))
+        x, y, w, h = (float(v) for v in mask_api.toBbox(rle))
+        segmentation = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+        objects.append(Object(category, (x, y, w, h), float(mask_api.area(rle)), segmentation))
+    return Picture(images[0], height, width, tuple(objects))
