@@ -7,13 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from maskwell.data.images import SUFFIXES
 from maskwell.errors import UserError
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -51,26 +46,9 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
 
 
-def displayed_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image as it is shown, its EXIF orientation applied.
-
-    Raises:
-        UserError: the file is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except FileNotFoundError as error:
-        raise UserError(f"The image {path} is missing.") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable image ({error}).") from error
-    return (width, height) if turned else (height, width)
-
-
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in ``folder``, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def clipped_box(

@@ -12,11 +12,11 @@ from maskwell.data.formats.content import (
     Dataset,
     Object,
     Picture,
-    displayed_size,
     dropped_note,
     image_files,
     require_folder,
 )
+from maskwell.data.images import image_size
 from maskwell.errors import UserError
 
 
@@ -50,7 +50,7 @@ def _picture(path: Path, category: str, empty: list[str]) -> Picture:
     images = image_files(path / "images")
     if len(images) > 1:
         raise UserError(f"{path / 'images'} holds {len(images)} images; one is expected.")
-    height, width = displayed_size(images[0])
+    height, width = image_size(images[0])
     masks = image_files(path / "masks") if (path / "masks").is_dir() else []
     objects = []
     for mask_path in masks:

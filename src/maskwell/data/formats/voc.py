@@ -8,16 +8,15 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from maskwell.data.formats.content import (
-    IMAGE_SUFFIXES,
     Dataset,
     Object,
     Picture,
     clipped_box,
-    displayed_size,
     dropped_note,
     read_text,
     require_folder,
 )
+from maskwell.data.images import SUFFIXES, image_size
 from maskwell.errors import UserError
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -117,7 +116,7 @@ def _picture(
     dropped: list[str],
 ) -> Picture:
     image = _image_file(folder, path.stem, tree)
-    height, width = displayed_size(image)
+    height, width = image_size(image)
     objects = []
     for name, (x0, y0, x1, y1), difficult in boxes:
         # Counting from 1, the last pixel's right edge has the last pixel's number.
@@ -133,7 +132,7 @@ def _picture(
 def _image_file(folder: Path, stem: str, tree: ElementTree.Element) -> Path:
     """The image of an annotation: the same stem, else the file name that it states."""
     images = folder / "JPEGImages"
-    for suffix in (".jpg", *sorted(IMAGE_SUFFIXES)):
+    for suffix in (".jpg", *sorted(SUFFIXES)):
         for spelt in (suffix, suffix.upper()):
             if (images / (stem + spelt)).is_file():
                 return images / (stem + spelt)

@@ -13,16 +13,15 @@ from typing import Any
 import yaml
 
 from maskwell.data.formats.content import (
-    IMAGE_SUFFIXES,
     Dataset,
     Object,
     Picture,
     clipped_box,
-    displayed_size,
     dropped_note,
     read_text,
     require_folder,
 )
+from maskwell.data.images import SUFFIXES, image_size
 from maskwell.errors import UserError
 
 _NAME_FILES = ("classes.txt", "obj.names")
@@ -82,7 +81,7 @@ def _entry(folder: Path, config: Path, content: dict[str, Any], split: str, entr
     if found is None:
         raise UserError(f"{config}: {split!r} is {entry!r}, which is not to be found in {folder}.")
     if found.is_dir():
-        return sorted(p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(p for p in found.rglob("*") if p.suffix.lower() in SUFFIXES)
     listed = [line.strip() for line in read_text(found).splitlines() if line.strip()]
     paths = []
     for line in listed:
@@ -106,7 +105,7 @@ def _from_names(folder: Path) -> tuple[dict[int, str], dict[str | None, list[Pat
     if len(set(names)) < len(names):
         raise UserError(f"{path} holds a name twice.")
     images = folder / "images" if (folder / "images").is_dir() else folder
-    pictures = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    pictures = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
     return dict(enumerate(names)), {None: pictures}
 
 
@@ -123,7 +122,7 @@ def _label_file(folder: Path, image: Path) -> Path:
 
 def _picture(folder: Path, image: Path, names: dict[int, str], dropped: list[str]) -> Picture:
     image = image if image.is_relative_to(folder) else folder / image.resolve().relative_to(folder.resolve())
-    height, width = displayed_size(image)
+    height, width = image_size(image)
     label = _label_file(folder, image)
     objects = []
     if label.is_file():
