@@ -108,9 +108,8 @@ def panel(
     ``side`` bounds the pictures: the shorter side has at least, the longer at most twice as many
     pixels.
     """
-    sizes = {"min_side": side, "max_side": 2 * side}
-    left = overlay(image, truth, names, points=truth_points, **sizes)
-    right = overlay(image, prediction, names, threshold=threshold, **sizes)
+    left = overlay(image, truth, names, points=truth_points, min_side=side, max_side=2 * side)
+    right = overlay(image, prediction, names, threshold=threshold, min_side=side, max_side=2 * side)
     height = max(left.shape[0], right.shape[0])
     shown = len(_kept(prediction, threshold))
     found = f"prediction: {shown}"

@@ -33,9 +33,7 @@ class GradClip(Callback):
     def __init__(self, max_norm: float | None = 1.0, window: int = 100) -> None:
         super().__init__()
         if max_norm is not None and not max_norm > 0:
-            raise UserError(
-                f"callbacks.grad_clip.max_norm is {max_norm}: give a positive number, or null to measure only."
-            )
+            raise UserError(f"callbacks.grad_clip.max_norm is {max_norm}: use a positive number, or null.")
         self.max_norm = max_norm
         self.window = window
         self.skipped = 0
@@ -44,7 +42,8 @@ class GradClip(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.gradient_clip_val:
             raise UserError(
-                "trainer.gradient_clip_val and callbacks.grad_clip would both clip: set trainer.gradient_clip_val=null."
+                "trainer.gradient_clip_val and callbacks.grad_clip would both clip: "
+                "set trainer.gradient_clip_val=null."
             )
 
     def on_before_optimizer_step(

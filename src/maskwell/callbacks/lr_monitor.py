@@ -10,8 +10,9 @@ from maskwell.callbacks.clock import optimiser_suffixes
 
 
 class LRMonitor(Callback):
-    """``train/learning_rate`` each step (with the optimiser's name where there are several), ``learning_rate`` each epoch.
+    """``train/learning_rate`` each step and ``learning_rate`` each epoch, per optimiser.
 
+    Where there are several, the name of the optimiser is appended (``train/learning_rate_generator``).
     The rate is read before the step that uses it, of the first parameter group; further groups with
     a rate of their own appear as ``train/learning_rate/<group>``.
     """

@@ -1,4 +1,4 @@
-"""A plan at the start of a training, then a progress bar, or a line now and then where there is no terminal."""
+"""A plan at the start, then a progress bar, or a line now and then where there is no terminal."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Plan:
         share = self.trained / max(1, self.parameters)
         return (
             f"plan: {images} images, {self.batches:,} iterations per epoch, {length}{total}\n"
-            f"      {self.per_step} images per step, {self.trained:,} of {self.parameters:,} parameters trained ({share:.1%})"
+            f"      {self.per_step} images per step, "
+            f"{self.trained:,} of {self.parameters:,} parameters trained ({share:.1%})"
         )
 
 
@@ -281,4 +282,5 @@ def _batch_size(loader: Any) -> int | None:
         getattr(one, "batch_size", None) or getattr(getattr(one, "batch_sampler", None), "batch_size", None)
         for one in _leaves(loader)
     ]
-    return sum(sizes) if sizes and all(sizes) else None
+    known = [size for size in sizes if size]
+    return sum(known) if known and len(known) == len(sizes) else None

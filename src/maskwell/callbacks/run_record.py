@@ -83,7 +83,9 @@ class RunRecord(Callback):
             return "interrupted from the keyboard"
         if self._exception is not None:
             return f"{type(self._exception).__name__}: {self._exception}".splitlines()[0]
-        reasons = [reason for c in trainer.callbacks if (reason := getattr(c, "stop_reason", None))]
+        reasons = [
+            reason for c in getattr(trainer, "callbacks", []) if (reason := getattr(c, "stop_reason", None))
+        ]
         return reasons[0] if reasons else "finished"
 
     def _write(self, trainer: Trainer) -> None:
