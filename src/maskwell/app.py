@@ -2,20 +2,152 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import logging
+import time
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, runs
+from maskwell import build, checkpoint, results, runs, session
+from maskwell.callbacks.interrupt import GracefulInterrupt
+from maskwell.callbacks.step_seed import StepSeed
+from maskwell.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from maskwell.data.datamodule import DataModule
+    from maskwell.models.base import BaseTask
 
 
-def train(cfg: DictConfig, overrides: list[str]) -> None:
-    """Train, keep the best and the last checkpoint, evaluate."""
+def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
+    """Train; score the model before and after on the test split; report.
+
+    Returns:
+        The last value of the metric that the family monitors: what a search works on.
+
+    Raises:
+        UserError: bad input; a run folder made for it is removed again.
+        SystemExit: the run was stopped by Ctrl-C, after its checkpoint was written.
+    """
+    _quiet()
+    run = session.start(cfg, origin or runs.Origin())
+    try:
+        return _train(run)
+    except UserError:
+        session.discard(run)
+        raise
+    finally:
+        session.finish()
+
+
+def _train(run: session.Session) -> float | None:
+    cfg = run.cfg
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)
-    cfg.paths.run_dir = str(runs.create(Path(cfg.paths.runs), task.family, datetime.now()))
     data = build.datamodule(cfg, task)
-    trainer = build.trainer(cfg, callbacks=build.callbacks(cfg), logger=build.loggers(cfg))
-    trainer.fit(task, datamodule=data)
+    if cfg.init_from:
+        _load_weights(task, cfg)
+    trainer = _trainer(run, task)
+    if cfg.evaluate_base and cfg.test and "base" not in results.read(run.folder):
+        _evaluate(trainer, task, data, run, "base")
+    started = time.monotonic()
+    _fit(trainer, task, data, run)
+    score = trainer.callback_metrics.get(task.monitor)
+    best = _best(trainer)
+    if cfg.test:
+        _evaluate(trainer, task, data, run, "trained", best)
+    if trainer.is_global_zero:
+        minutes = (time.monotonic() - started) / 60
+        content = results.update(
+            run.folder, checkpoint=best, iteration=task.iteration, minutes=round(minutes, 3)
+        )
+        results.show(content, run.folder)
+    return None if score is None else float(score)
+
+
+def _trainer(run: session.Session, task: BaseTask) -> Trainer:
+    """The Trainer with the configured callbacks and those that every run has."""
+    configured = build.callbacks(run.cfg)
+    last = run.folder / "checkpoints" / "last.ckpt"
+    return build.trainer(
+        run.cfg,
+        callbacks=[*configured, StepSeed(run.cfg.seed), GracefulInterrupt(last)],
+        logger=build.loggers(run.cfg) or False,
+        plugins=[checkpoint.AtomicCheckpointIO(task.family, run.resolved)],
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in configured),
+    )
+
+
+def _load_weights(task: BaseTask, cfg: DictConfig) -> None:
+    """Weights only, of a checkpoint of the same family; a new run starts from them."""
+    path = runs.find_checkpoint(cfg.init_from, Path(cfg.paths.runs), task.family, ("best", "last"))
+    state = checkpoint.read(path, task.family)["state_dict"]
+    try:
+        _, unexpected = task.load_state_dict(state, strict=task.strict_loading)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The weights of {path} do not fit this model: {reason}") from error
+    if unexpected:
+        raise UserError(f"{path} holds weights that this model has not, {unexpected[0]} for one.")
+
+
+def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:
+    resume = str(run.checkpoint) if run.checkpoint else None
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except SystemExit as stopped:
+        if trainer.state.status != TrainerStatus.INTERRUPTED:
+            raise
+        last = run.folder / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            print(f"stopped after iteration {task.iteration}; checkpoint: {last}")
+            print(f"go on with: python train.py ckpt_path={run.folder}")
+        else:
+            print(f"stopped after iteration {task.iteration}, before the first checkpoint.")
+        raise SystemExit(130) from stopped
+
+
+def _best(trainer: Trainer) -> str | None:
+    """The best checkpoint, else the last; None where none was written."""
+    kept = trainer.checkpoint_callback
+    return (getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", "")) or None
+
+
+def _evaluate(
+    trainer: Trainer,
+    task: BaseTask,
+    data: DataModule,
+    run: session.Session,
+    column: str,
+    ckpt_path: str | None = None,
+) -> None:
+    """Score on the test split (on val where the data has no test split) into a column of the results."""
+    split = "test" if len(data.dataset("test")) else "val"
+    images = data.summary(batches=0).images[split]
+    run_split = trainer.test if split == "test" else trainer.validate
+    scored = run_split(task, datamodule=data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
+    if trainer.is_global_zero and scored:
+        figures = results.plain(scored[0], split)
+        results.update(run.folder, split=split, images=images, **{column: figures})
+
+
+def _quiet() -> None:
+    """Leave out what Lightning prints about itself, and warnings whose cause is dealt with here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # 0 workers is the default on purpose: small machines
+        ".*your dataloader is not resumable.*",  # the sampler goes on where the trainer stands
+        ".*LeafSpec.*",
+        ".*Found .* module.s. in eval mode.*",
+    ):
+        warnings.filterwarnings("ignore", message)

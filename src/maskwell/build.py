@@ -31,6 +31,12 @@ TRUSTED = ("maskwell.", "lightning.pytorch.", "torch.optim.", "torch.nn.", "torc
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 
 
+def family(cfg: DictConfig) -> str:
+    """Name of the family that ``cfg.model`` belongs to, without building it."""
+    parameters(cfg.model._target_, "model")
+    return str(get_object(cfg.model._target_).family)
+
+
 def task(cfg: DictConfig) -> BaseTask:
     """The family's LightningModule."""
     return _build(cfg.model, "model")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from maskwell import compose, schema
@@ -29,10 +29,10 @@ def main(verb: str) -> None:
         if raised:  # the rest of a multirun
             return None
         try:
-            compose.check_job(cfg, verb)
+            origin = compose.check_job(cfg, verb)
             from maskwell import app
 
-            return getattr(app, verb)(cfg, list(HydraConfig.get().overrides.task))
+            return getattr(app, verb)(cfg, origin)
         except BaseException as error:
             raised.append(error)
             return None
@@ -59,7 +59,7 @@ def _search_of(argv: list[str]) -> list[str]:
     """The folder given with ``--config-dir``, as an address for Hydra's search path."""
     for flag in ("--config-dir", "-cd"):
         if flag in argv[:-1]:
-            return [f"file://{os.path.abspath(argv[argv.index(flag) + 1])}"]
+            return [f"file://{Path(argv[argv.index(flag) + 1]).resolve()}"]
     return []
 
 

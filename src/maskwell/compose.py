@@ -9,7 +9,7 @@ against them and against the signatures of the constructors they name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from maskwell import schema
 from maskwell.errors import UserError, nearest
+from maskwell.runs import Origin
 
 RECIPES = ("experiment", "debug")
 """Groups whose files override other groups: their keys are what is checked."""
@@ -49,7 +50,9 @@ def _hydra(search: Sequence[str]) -> Iterator[list[str]]:
         GlobalHydra.instance().hydra = outer
 
 
-def compose(name: str, overrides: Sequence[str] = (), search: Sequence[str] = ()) -> DictConfig:
+def compose(
+    name: str, overrides: Sequence[str] = (), search: Sequence[str] = ()
+) -> tuple[DictConfig, Origin]:
     """Compose ``<name>.yaml``; ``search`` holds further folders of groups as ``file://`` addresses.
 
     Raises:
@@ -61,51 +64,61 @@ def compose(name: str, overrides: Sequence[str] = (), search: Sequence[str] = ()
             cfg = hydra.compose(name, [*extra, *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise explain(error, name, overrides, search) from error
-    choices, given = cfg.hydra.runtime.choices, list(overrides)
+    origin = _origin(cfg.hydra, overrides)
     del cfg["hydra"]
-    check(cfg, name, OmegaConf.to_container(choices), given, search)
-    return cfg
+    OmegaConf.set_struct(cfg, True)
+    check(cfg, name, origin, search)
+    return cfg, origin
 
 
-def check_job(cfg: DictConfig, name: str) -> None:
-    """:func:`check` for a configuration that ``hydra.main`` has composed."""
+def check_job(cfg: DictConfig, name: str) -> Origin:
+    """:func:`check` for a configuration that ``hydra.main`` has composed; tells its origin."""
     running = HydraConfig.get()
     sources = [s.path for s in running.runtime.config_sources]
     search = [f"file://{s}" for s in sources if s.startswith("/") and Path(s) != conf_dir()]
-    check(cfg, name, OmegaConf.to_container(running.runtime.choices), list(running.overrides.task), search)
+    origin = _origin(running, running.overrides.task)
+    check(cfg, name, origin, search)
+    return origin
 
 
-def check(
-    cfg: DictConfig, name: str, choices: object, overrides: Sequence[str], search: Sequence[str]
-) -> None:
+def _origin(running: DictConfig, overrides: Sequence[str]) -> Origin:
+    choices = {
+        group: None if choice is None else str(choice)
+        for group, choice in running.runtime.choices.items()
+        if not group.startswith(("hydra", "schema"))
+    }
+    return Origin(tuple(overrides), choices)
+
+
+def check(cfg: DictConfig, name: str, origin: Origin, search: Sequence[str] = ()) -> None:
     """Refuse every key of ``cfg`` that neither the chosen group files nor their constructors know.
 
     Raises:
         UserError: names the first such key, where it was set, and the nearest known one.
     """
-    assert isinstance(choices, dict)
-    plain = _plain(name, choices, search)
+    plain = _plain(name, origin.choices, search)
     for key, holder in _new_keys(cfg, plain, ""):
-        if problem := _problem(key, holder, cfg, plain):
-            raise UserError(f"{problem} It was set {_origin(key, choices, overrides)}.")
+        if problem := _problem(key, holder, plain):
+            raise UserError(f"{problem} It was set {_setter(key, origin)}.")
 
 
-def _plain(name: str, choices: dict[str, object], search: Sequence[str]) -> DictConfig:
+def _plain(name: str, choices: Mapping[str, str | None], search: Sequence[str]) -> DictConfig:
     """The chosen group files without experiment, debug preset and single keys."""
     with _hydra(search) as extra:
-        known = {str(next(iter(entry))) for entry in _defaults(name) if isinstance(entry, dict)}
+        known = {str(next(iter(entry))).removeprefix("optional ") for entry in _defaults(name)}
         groups = []
         for group, choice in choices.items():
-            if group.startswith("hydra") or group.split("@")[0] in (*RECIPES, f"schema/{name}"):
+            if group in RECIPES:
                 continue
             value = "null" if choice is None else str(choice).replace("'", "")
             groups.append(f"{'' if group in known else '+'}{group}={value}")
         return hydra.compose(name, [*extra, *groups])
 
 
-def _defaults(name: str) -> list[object]:
+def _defaults(name: str) -> list[dict[str, str]]:
+    """The groups of the root file's defaults list."""
     root = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
-    return list(root["defaults"])
+    return [entry for entry in root["defaults"] if isinstance(entry, dict)]
 
 
 def _new_keys(node: DictConfig, plain: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
@@ -120,7 +133,7 @@ def _new_keys(node: DictConfig, plain: DictConfig, path: str) -> Iterator[tuple[
                 yield from _new_keys(child, before, f"{key}.")
 
 
-def _problem(key: str, holder: DictConfig, cfg: DictConfig, plain: DictConfig) -> str | None:
+def _problem(key: str, holder: DictConfig, plain: DictConfig) -> str | None:
     """Why the new ``key`` may not be there; None where it may."""
     parent, _, name = key.rpartition(".")
     target = holder._get_node("_target_") if parent and "_target_" in holder else None
@@ -163,11 +176,11 @@ def _paths(node: DictConfig, prefix: str) -> Iterator[str]:
             yield from _paths(child, f"{prefix}{name}.")
 
 
-def _origin(key: str, choices: dict[str, object], overrides: Sequence[str]) -> str:
-    for override in overrides:
+def _setter(key: str, origin: Origin) -> str:
+    for override in origin.overrides:
         if override.lstrip("+~").split("=")[0] == key:
             return f"by {override}"
-    recipes = [f"{group}={choices[group]}" for group in RECIPES if choices.get(group)]
+    recipes = [f"{group}={origin.choices[group]}" for group in RECIPES if origin.choices.get(group)]
     return f"by {' or '.join(recipes)}" if recipes else "on the command line"
 
 

@@ -1,8 +1,10 @@
-"""The folder of a run: how it is named, made, found again and what lies in it."""
+"""The folder of a run: how it is named and made, found again, and continued."""
 
 from __future__ import annotations
 
-import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -10,20 +12,146 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskwell.errors import UserError
 
+CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
+
 RUN_DIR = "MASKWELL_RUN_DIR"
-"""Environment variable by which the ranks of one run agree on its folder."""
+"""Environment variable by which the first rank tells the processes it starts the folder of the run."""
+
+_CHOICES = "# groups: "
+_OVERRIDE = re.compile(r"^[+~]*(?P<key>[^=]+?)(?:=(?P<value>.*))?$", re.DOTALL)
+
+_NOT_CARRIED = ("ckpt_path", "plan", "hydra")
+"""First parts of override keys that concern one start of the program, not the run."""
 
 
 def create(root: Path, family: str, now: datetime) -> Path:
-    """Make ``root/family/<date_time>``; two runs in one second get a suffix."""
+    """Make ``root/family/<date_time>``; the second run in one second gets the suffix ``_2``."""
     parent = root / family
     parent.mkdir(parents=True, exist_ok=True)
     stamp = now.strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1, 1000):
         folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
         try:
-            folder.mkdir()
+            folder.mkdir()  # fails where another process was faster: no two runs share a folder
         except FileExistsError:
             continue
         return folder
-    raise UserError(f"{parent} holds a thousand runs of this second already; wait a second.")
+    raise UserError(f"{parent} holds a thousand runs of this second; wait a second.")
+
+
+def find_checkpoint(wanted: str, root: Path, family: str, names: tuple[str, ...] = ("last",)) -> Path:
+    """The file meant by ``last``, a run folder or a path to a checkpoint.
+
+    ``names``: which checkpoint of a run folder is meant, the first that is there.
+
+    Raises:
+        UserError: where there is no such run or file.
+    """
+    if wanted == "last":
+        return newest_checkpoint(root, family)
+    path = Path(wanted)
+    if path.is_dir():
+        inside = [path / "checkpoints" / f"{name}.ckpt" for name in names]
+        for checkpoint in inside:
+            if checkpoint.is_file():
+                return checkpoint
+        raise UserError(f"The folder {path} holds no {inside[0].relative_to(path)} to start from.")
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}; give 'last', a run folder or a .ckpt file.")
+    return path
+
+
+def newest_checkpoint(root: Path, family: str) -> Path:
+    """``last.ckpt`` of the newest run of ``family`` that has one."""
+    found = sorted((root / family).glob("*/checkpoints/last.ckpt"), key=lambda p: _age(p.parents[1].name))
+    if not found:
+        raise UserError(f"There is no run with a checkpoint in {root / family} to go on from.")
+    return found[-1]
+
+
+def _age(name: str) -> tuple[str, int]:
+    """Sort key of a folder name: its second, then the number within that second."""
+    stamp, _, number = name.partition("_")[2].partition("_")
+    return f"{name.partition('_')[0]}_{stamp}", int(number) if number.isdigit() else 1
+
+
+def folder_of(checkpoint: Path) -> Path | None:
+    """The run folder in which ``checkpoint`` lies; None where it lies alone."""
+    folder = checkpoint.resolve().parents[1]
+    return folder if checkpoint.parent.name == "checkpoints" and (folder / CONFIG).is_file() else None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a configuration was composed from: single overrides and the chosen file of each group."""
+
+    overrides: tuple[str, ...] = ()
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def load(folder: Path) -> tuple[DictConfig, Origin]:
+    """Configuration of the run in ``folder`` and what it was composed from."""
+    config = OmegaConf.load(folder / CONFIG)
+    assert isinstance(config, DictConfig)
+    text = folder / OVERRIDES
+    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+    choices: dict[str, str | None] = {}
+    for line in lines:
+        if line.startswith(_CHOICES):
+            choices |= dict(pair.split("=", 1) for pair in line.removeprefix(_CHOICES).split())
+    return config, Origin(tuple(line for line in lines if line and not line.startswith("#")), choices)
+
+
+def save(folder: Path, cfg: DictConfig, origin: Origin, note: str = "") -> None:
+    """Write config.yaml; append the overrides of this start, under ``note``, to overrides.txt."""
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    chosen = " ".join(f"{group}={choice}" for group, choice in origin.choices.items() if choice)
+    comments = [f"# {note}"] if note else []
+    comments += [f"{_CHOICES}{chosen}"] if chosen else []
+    with (folder / OVERRIDES).open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in [*comments, *origin.overrides])
+
+
+def on_top(
+    stored: DictConfig, before: Origin, fresh: DictConfig, now: Origin
+) -> tuple[DictConfig, list[str]]:
+    """The stored configuration of a run that goes on, with the overrides of this start on top.
+
+    Args:
+        stored: of the run.
+        before: what ``stored`` was composed from.
+        fresh: composed from this command line without the stored run: the source of the values.
+        now: what ``fresh`` was composed from.
+
+    Returns:
+        The merged configuration and the overrides that changed it.
+
+    Raises:
+        UserError: where a recipe is asked for that the run was not started with.
+    """
+    merged = OmegaConf.create(OmegaConf.to_container(stored))
+    applied = []
+    for override in now.overrides:
+        found = _OVERRIDE.match(override)
+        if found is None or found["key"].split(".")[0] in _NOT_CARRIED or override in before.overrides:
+            continue
+        key, value = found["key"], found["value"]
+        if key in now.choices and before.choices.get(key) == value:
+            continue
+        if key in ("experiment", "debug"):
+            raise UserError(
+                f"{override} cannot be put on top of a run that goes on: start a new run with init_from=,"
+                " or name the single keys."
+            )
+        path = key.split("@")[-1].replace("/", ".")
+        OmegaConf.update(merged, path, OmegaConf.select(fresh, path), merge=False, force_add=True)
+        applied.append(override)
+    return merged, applied
+
+
+def moved(config: str, folder: Path) -> DictConfig:
+    """A resolved configuration out of a checkpoint, with its paths turned to a new run ``folder``."""
+    cfg = OmegaConf.create(config)
+    assert isinstance(cfg, DictConfig)
+    old = str(cfg.paths.run_dir)
+    return OmegaConf.create(OmegaConf.to_yaml(cfg).replace(old, str(folder)))

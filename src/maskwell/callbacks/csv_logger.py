@@ -82,12 +82,13 @@ def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
 
 
 def cut(path: Path, step: int) -> int:
-    """Drop the rows of batches at or after ``step`` and return how many there were.
+    """Drop the rows of batches after ``step`` and return how many there were.
 
-    ``step`` is the number of batches the checkpoint has seen: the resumed run writes these again.
+    ``step`` is the log step of the last batch that the checkpoint has seen; the resumed run goes on
+    with the next one.
     """
     rows = read(path)
-    kept = [row for row in rows if row["step"] and int(row["step"]) < step]
+    kept = [row for row in rows if row["step"] and int(row["step"]) <= step]
     if len(kept) < len(rows):
         write(path, list(rows[0]), kept)
     return len(rows) - len(kept)
