@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import Sam3Model
 
@@ -62,6 +65,7 @@ class SamLora(BaseTask):
         semantic = bool(self.criterion.weights.semantic or self.criterion.weights.semantic_dice)
         model = adapt(sam, adaptation, lora or Lora(), train_text=train_text, train_semantic=semantic)
         self.net = PromptedSam(model, tokenizer)
+        self.strict_loading = False  # checkpoints hold what is trained, not the frozen base
 
     def _set_input_spec(self, sam: Sam3Model) -> None:
         size = int(sam.config.vision_config.backbone_config.image_size)
@@ -129,6 +133,56 @@ class SamLora(BaseTask):
             result |= metric.compute()
             metric.reset()
         return result
+
+
+    def save_adapter(self, folder: str | Path) -> bool:
+        """Write the adapter as a plain peft folder; False (and nothing written) without an adapter."""
+        if not isinstance(self.net.model, PeftModel):
+            return False
+        self.net.model.peft_config["default"].base_model_name_or_path = self.base
+        self.net.model.save_pretrained(str(folder))
+        return True
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the whole model, adapters merged, with its tokenizer in Hub layout (float32).
+
+        The task itself is left as it is.
+        """
+        model = copy.deepcopy(self.net.model)
+        merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        merged.save_pretrained(str(folder))
+        self.net.tokenizer.save_pretrained(str(folder))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is trained: adapters, or all of it in full fine-tuning; never the frozen base."""
+        trained = {name for name, _ in self.trainable_parameters()}
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the base's name and weight hash, without which an adapter means nothing."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["base"] = self.base
+        checkpoint["base_hash"] = self.base_hash
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another base or of another set of trained parameters.
+
+        Raises:
+            UserError: naming both.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint.get("base_hash") != self.base_hash:
+            raise UserError(
+                f"The checkpoint was trained on base '{checkpoint.get('base')}' with other weights than "
+                f"model.base={self.base} has; give the base it was trained on."
+            )
+        expected, stored = {n for n, _ in self.trainable_parameters()}, set(checkpoint["state_dict"])
+        if expected != stored:
+            odd = sorted(expected ^ stored)[0]
+            raise UserError(
+                f"The checkpoint holds {len(stored)} trained tensors, this model trains {len(expected)} "
+                f"(first difference: {odd}); model.adaptation and model.lora must be those of the checkpoint."
+            )
 
 
 def _enable_checkpointing(sam: Sam3Model) -> None:

@@ -87,7 +87,8 @@ class PromptedSam(nn.Module):
         if self.text_is_frozen:
             missing = [phrase for phrase in unique if phrase not in self._text_cache]
             if missing:
-                with torch.no_grad():
+                # In full precision: what is kept serves inside and outside of autocast.
+                with torch.no_grad(), torch.autocast(self.sam.device.type, enabled=False):
                     features, mask = self._encode(missing)
                 for i, phrase in enumerate(missing):
                     self._text_cache[phrase] = (features[i], mask[i])
