@@ -67,6 +67,7 @@ class LossHealth(Callback):
         self._probed = False
         self._waiting: list[tuple[int, list[str], Tensor]] = []
         self._epoch_sums = [0.0, 0.0, 0.0]  # count, sum, sum of squares of the finite losses
+        self._open_epoch = 0  # the epoch, from 1, that they belong to
 
     @property
     def verdict(self) -> Verdict:
@@ -122,24 +123,35 @@ class LossHealth(Callback):
             if bad or step % self.every_n_steps == 0:
                 _log(trainer, self._check(trainer, "step"))
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._open_epoch != trainer.current_epoch + 1:
+            # a checkpoint of a validation lies before the end of its epoch: closed after a resume
+            self._close_epoch(trainer)
+            self._open_epoch = trainer.current_epoch + 1
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read()
-        count, total, squares = self._summed_over_ranks(trainer)
-        epoch = trainer.current_epoch + 1
-        signals = self.engine.signals
-        signals.epoch = epoch
-        if count:
-            mean = total / count
-            variance = max(0.0, squares / count - mean**2) * count / max(1.0, count - 1)
-            signals.record(names.EPOCH_LOSS, epoch, mean, "supervised")
-            signals.record(names.EPOCH_ERROR, epoch, math.sqrt(variance / count), "norm")
+        self._close_epoch(trainer)
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/") and value.numel() == 1:
-                signals.record(names.METRIC + name, epoch, value.item(), "metric")
-        self._epoch_sums = [0.0, 0.0, 0.0]
+                self.engine.signals.record(
+                    names.METRIC + name, trainer.current_epoch + 1, value.item(), "metric"
+                )
         flags = {**self._check(trainer, "step"), **self._check(trainer, "epoch")}
         pl_module.log_dict({f"health/{name}": float(on) for name, on in flags.items()}, rank_zero_only=True)
         self._write(trainer)
+
+    def _close_epoch(self, trainer: Trainer) -> None:
+        """The mean loss of the epoch and its standard error, over all ranks."""
+        count, total, squares = self._summed_over_ranks(trainer)
+        signals = self.engine.signals
+        signals.epoch = self._open_epoch
+        if count:
+            mean = total / count
+            variance = max(0.0, squares / count - mean**2) * count / max(1.0, count - 1)
+            signals.record(names.EPOCH_LOSS, self._open_epoch, mean, "supervised")
+            signals.record(names.EPOCH_ERROR, self._open_epoch, math.sqrt(variance / count), "norm")
+        self._epoch_sums = [0.0, 0.0, 0.0]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._read()
@@ -232,12 +244,14 @@ class LossHealth(Callback):
             "engine": self.engine.state_dict(),
             "probed": self._probed,
             "epoch_sums": list(self._epoch_sums),
+            "open_epoch": self._open_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.engine.load_state_dict(state_dict["engine"])
         self._probed = state_dict["probed"]
         self._epoch_sums = list(state_dict["epoch_sums"])
+        self._open_epoch = state_dict["open_epoch"]
 
 
 def _values(trainer: Trainer, outputs: Any) -> dict[str, Tensor]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
@@ -22,12 +27,13 @@ class Panels(Callback):
 
     The images are the same at every validation: the first of evenly spaced validation batches. The
     predictions are those of the validation itself; nothing is computed twice. Works for every
-    family whose ``validation_step`` returns a StepOutput with ``preds``.
+    family whose ``validation_step`` returns a StepOutput with ``preds`` (and, for ``base``, that
+    has ``predict_batch``).
 
     Args:
         num_images: how many images are drawn.
         every_n_validations: draw at every n-th validation.
-        base: draw at a validation before training too, as ``panels/base.png``.
+        base: draw what the model says before training too, as ``panels/base.png``.
         threshold: predictions below this score are left out.
     """
 
@@ -42,6 +48,15 @@ class Panels(Callback):
         self.validations = 0
         self._panels: list[draw.Pixels] = []
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        predict: Any = getattr(pl_module, "predict_batch", None)
+        if self.base and predict is not None and iteration(trainer, pl_module) == 0:
+            for index, batch in _val_batches(trainer, self.num_images):
+                with _evaluating(pl_module), trainer.precision_plugin.val_step_context():
+                    batch = trainer.strategy.batch_to_device(batch)
+                    self._draw(trainer, pl_module, index, batch, predict(batch))
+            self._publish(trainer, "base")
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -51,38 +66,46 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        preds = getattr(outputs, "preds", None)
-        if preds is None or not isinstance(batch, Batch) or dataloader_idx or not self._wanted(trainer):
-            return
-        count = _share(trainer.num_val_batches[0], self.num_images, batch_idx)
-        room = self.num_images - len(self._panels)
-        spec = pl_module.input_spec
-        assert isinstance(spec, InputSpec)
-        names = tuple(getattr(pl_module, "categories", ()))
-        for row, (sample, prediction) in enumerate(zip(batch.samples, preds(), strict=True)):
-            if row >= min(count, room):
-                break
-            image = window_image(batch.images[row], sample, spec)
-            self._panels.append(_panel(image, sample, prediction, names, self.threshold))
+        wanted = trainer.state.fn == "fit" and not trainer.sanity_checking and dataloader_idx == 0
+        if wanted and self.validations % self.every_n_validations == 0:
+            preds = getattr(outputs, "preds", None)
+            if preds is not None and _share(trainer.num_val_batches[0], self.num_images, batch_idx):
+                self._draw(trainer, pl_module, batch_idx, batch, preds())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._panels and trainer.is_global_zero:
-            done = iteration(trainer, pl_module) if trainer.state.fn == "fit" else 0
-            name = f"iter_{done:06d}" if done else "base"
-            sheet = draw.stack(self._panels)
-            path = Path(trainer.default_root_dir) / "panels" / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(sheet).save(path)
-            for logger in trainer.loggers:
-                _send(logger, sheet, log_step(trainer))
-        self._panels = []
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._publish(trainer, f"iter_{iteration(trainer, pl_module):06d}")
             self.validations += 1
 
-    def _wanted(self, trainer: Trainer) -> bool:
-        if trainer.state.fn == "validate":
-            return self.base
-        return not trainer.sanity_checking and self.validations % self.every_n_validations == 0
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        batch_idx: int,
+        batch: Any,
+        predictions: list[Prediction],
+    ) -> None:
+        if not isinstance(batch, Batch):
+            return
+        count = _share(trainer.num_val_batches[0], self.num_images, batch_idx)
+        spec = module.input_spec
+        assert isinstance(spec, InputSpec)
+        names = tuple(getattr(module, "categories", ()))
+        for row, (sample, prediction) in enumerate(zip(batch.samples, predictions, strict=True)):
+            if row < count:
+                image = window_image(batch.images[row], sample, spec)
+                self._panels.append(_panel(image, sample, prediction, names, self.threshold))
+
+    def _publish(self, trainer: Trainer, name: str) -> None:
+        panels, self._panels = self._panels[: self.num_images], []
+        if not panels or not trainer.is_global_zero:
+            return
+        sheet = draw.stack(panels)
+        path = Path(trainer.default_root_dir) / "panels" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(path)
+        for logger in trainer.loggers:
+            _send(logger, sheet, log_step(trainer))
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}
@@ -97,6 +120,30 @@ def _share(batches: int | float, images: int, batch_idx: int) -> int:
         return 1
     chosen = np.linspace(0, batches - 1, images).round().astype(int)
     return int((chosen == batch_idx).sum())
+
+
+def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:
+    """(index, batch) of the validation batches that pictures come from, without loading the others."""
+    loader: Any = trainer.val_dataloaders
+    keys = getattr(loader, "batch_sampler", None)
+    if keys is None:
+        return
+    for index, rows in enumerate(islice(keys, int(min(trainer.num_val_batches[0], sys.maxsize)))):
+        if _share(trainer.num_val_batches[0], images, index):
+            yield index, loader.collate_fn([loader.dataset[row] for row in rows])
+
+
+@contextmanager
+def _evaluating(module: LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients inside; each submodule's own mode again afterwards."""
+    modes = {inner: inner.training for inner in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for inner, mode in modes.items():
+            inner.training = mode
 
 
 def window_image(image: Tensor, sample: Sample, spec: InputSpec) -> draw.Pixels:

@@ -42,11 +42,9 @@ class RunRecord(Callback):
         super().__init__()
         self.packages = tuple(packages)
         self.session: dict[str, Any] = {}
-        self._exception: BaseException | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fingerprint = getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
-        self._exception = None
         self.session = {
             "start": _now(),
             "command": " ".join(sys.argv),
@@ -63,30 +61,22 @@ class RunRecord(Callback):
         self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._exception = exception
+        if self.session and not self.session["end"]:  # not one of an evaluation before the fit
+            self._finish(trainer, pl_module, exception)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or not self.session or self.session["end"]:
-            return
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, None)
+
+    def _finish(self, trainer: Trainer, module: LightningModule, exception: BaseException | None) -> None:
         start = datetime.fromisoformat(self.session["start"])
         self.session |= {
             "end": _now(),
             "minutes": round((datetime.now(UTC) - start).total_seconds() / 60, 3),
-            "last_iteration": iteration(trainer, pl_module),
+            "last_iteration": iteration(trainer, module),
             "peak_memory_gib": peak_memory_gib(),
-            "exit": self._exit(trainer),
+            "exit": _exit(trainer, exception),
         }
         self._write(trainer)
-
-    def _exit(self, trainer: Trainer) -> str:
-        if isinstance(self._exception, KeyboardInterrupt):
-            return "interrupted from the keyboard"
-        if self._exception is not None:
-            return f"{type(self._exception).__name__}: {self._exception}".splitlines()[0]
-        reasons = [
-            reason for c in getattr(trainer, "callbacks", []) if (reason := getattr(c, "stop_reason", None))
-        ]
-        return reasons[0] if reasons else "finished"
 
     def _write(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
@@ -98,6 +88,17 @@ class RunRecord(Callback):
         beside.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps({"format": 1, "sessions": sessions}, indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
+
+
+def _exit(trainer: Trainer, exception: BaseException | None) -> str:
+    """Why the run ended: an error, the keyboard, what a callback says of its stop, or its full length."""
+    if isinstance(exception, KeyboardInterrupt):
+        return "interrupted from the keyboard"
+    if exception is not None:
+        return f"{type(exception).__name__}: {exception}".splitlines()[0]
+    callbacks = getattr(trainer, "callbacks", [])
+    reasons = [reason for c in callbacks if (reason := getattr(c, "stop_reason", None))]
+    return str(reasons[0]) if reasons else "finished"
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,64 @@
+"""best.ckpt and last.ckpt of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from maskwell.errors import UserError
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint with the task's own metric, and a ``last.ckpt`` at every validation.
+
+    ``save_last`` of the base writes only where a new best is written, so that a resumed run would go
+    back to the best epoch.
+
+    Args:
+        folder: where both files go.
+        monitor: metric that tells the best; None takes the task's own ``monitor`` and ``mode``.
+        mode: "min" or "max".
+    """
+
+    def __init__(self, folder: str, monitor: str | None = None, mode: Literal["min", "max"] = "max") -> None:
+        if mode not in ("min", "max"):
+            raise UserError(f"callbacks.checkpoint.mode is '{mode}': use min or max.")
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=False,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        self._last_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.monitor is None:
+            self.monitor = str(pl_module.monitor)
+            self.mode = str(pl_module.mode)
+            self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        super().setup(trainer, pl_module, stage)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._should_skip_saving_checkpoint(trainer):
+            return
+        super().on_validation_end(trainer, pl_module)
+        self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that ends between two validations keeps what it learnt since."""
+        if self._last_step != trainer.global_step:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        # named before it is written: the name is part of the state
+        self.last_model_path = str(Path(self.dirpath or ".") / "last.ckpt")
+        self._last_step = trainer.global_step
+        self._save_checkpoint(trainer, self.last_model_path)
