@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwell.data.check_annotations import AnnotationFile
+from maskwell.data.check_annotations import AnnotationFile, stated_size
 from maskwell.data.duplicates import near_duplicates, signature
 from maskwell.data.findings import Findings
 from maskwell.data.images import image_size, read_image
@@ -26,12 +26,12 @@ _FAST_BYTES = 64 * 2**20  # of files that the fast form reads in search of dupli
 
 @dataclass(frozen=True)
 class Listed:
-    """An image file that a split lists, with the size (height, width) that the split states."""
+    """An image file that a split lists, with the size (height, width) that the split states, if any."""
 
     split: str
     path: Path
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def locate(file: AnnotationFile, layout: Layout, found: Findings) -> list[Listed
         if path is None:
             found.add("image-missing", where)
         else:
-            listed.append(Listed(file.split, path, name, (image["height"], image["width"])))
+            listed.append(Listed(file.split, path, name, stated_size(image)))
     return listed
 
 
@@ -127,7 +127,7 @@ def _look(path: Path) -> _Seen:
 
 
 def _compare_size(image: Listed, size: tuple[int, int], found: Findings) -> None:
-    if size != image.size:
+    if image.size is not None and size != image.size:
         stated, real = f"{image.size[1]}x{image.size[0]}", f"{size[1]}x{size[0]}"
         found.add("image-size", f"{image.split}: {image.name} is {real}, the JSON says {stated}")
 

@@ -18,6 +18,8 @@ from rich.table import Table
 
 from maskwell.data import check_annotations, check_images
 from maskwell.data.check_annotations import AnnotationFile
+from maskwell.data.check_boxes import check_boxes
+from maskwell.data.check_masks import check_masks
 from maskwell.data.findings import Finding, Findings
 from maskwell.data.layouts import Layout, find_layout
 from maskwell.errors import UserError
@@ -49,8 +51,8 @@ def check_layout(layout: Layout, *, fast: bool = False) -> list[Finding]:
     files = [file for file in loaded if file is not None]
     listed = []
     for file in files:
-        check_annotations.check_boxes(file, found)
-        check_annotations.check_masks(file, found)
+        check_boxes(file, found)
+        check_masks(file, found)
         listed += check_images.locate(file, layout, found)
     if fast:
         check_images.check_headers(listed, found)
@@ -76,7 +78,7 @@ def _check_categories(files: Sequence[AnnotationFile], found: Findings) -> None:
                 names = f"{first.categories[key]!r} and {other.categories[key]!r}"
                 found.add("categories-differ", f"{key} is {names} in {first.path.name} and {other.path.name}")
     counts = Counter(dict.fromkeys(first.categories, 0))
-    counts.update(a["category_id"] for a in first.annotations)
+    counts.update(a["category_id"] for a in first.objects())
     ordered = [(first.categories[key], count) for key, count in counts.most_common()]
     for name, count in ordered:
         if count == 0:
@@ -94,7 +96,7 @@ def _check_categories(files: Sequence[AnnotationFile], found: Findings) -> None:
 def _count_objects(files: Sequence[AnnotationFile], found: Findings) -> None:
     """Objects per image, images without any, splits without any."""
     for file in files:
-        if not file.annotations:
+        if not file.objects():
             found.add("objects-none" if file is files[0] else "split-empty", str(file.path))
     rows = [
         (f"{file.split}/{file.images[key]['file_name']}", count)
@@ -118,7 +120,7 @@ def _count_objects(files: Sequence[AnnotationFile], found: Findings) -> None:
 
 def _per_image(file: AnnotationFile) -> dict[object, int]:
     counts: dict[object, int] = dict.fromkeys(file.images, 0)
-    for annotation in file.annotations:
+    for annotation in file.objects():
         counts[annotation["image_id"]] += 1
     return counts
 
