@@ -47,13 +47,15 @@ def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     data = _build(cfg.data, "data")
     data.bind(built.input_spec)
     data.setup()
-    built.bind(categories=data.categories, optim=_build(cfg.optim, "optim"))
+    optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained
+    built.bind(categories=data.categories, optim=optim)
     return data
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    """Every named entry of the group ``callbacks``; entries set to null are left out."""
-    return _build_entries(cfg.callbacks, "callbacks")
+    """The monitor of the group ``health`` and every named entry of ``callbacks`` that is not null."""
+    monitor = [_build(cfg.health, "health")] if cfg.health else []
+    return [*monitor, *_build_entries(cfg.callbacks, "callbacks")]
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
