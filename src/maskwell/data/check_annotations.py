@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def load(split: str, path: Path, found: Findings) -> AnnotationFile | None:
 
 def _drop_placeholder(file: AnnotationFile, entries: dict[Any, dict[str, Any]]) -> None:
     """Roboflow's category 0 is only the supercategory of the others; without objects it means nothing."""
-    parents = {entry.get("supercategory") for key, entry in entries.items() if key != 0}
+    parents = {str(entry.get("supercategory")) for key, entry in entries.items() if key != 0}
     if file.categories.get(0) in parents and all(a["category_id"] != 0 for a in file.annotations):
         file.categories.pop(0, None)
 
@@ -88,8 +89,9 @@ def _is_image(entry: dict[str, Any]) -> bool:
 
 
 def _by_id(
-    entries: list[Any], path: Path, what: str, usable: Any, found: Findings
+    entries: list[Any], path: Path, what: str, usable: Callable[[dict[str, Any]], bool], found: Findings
 ) -> dict[Any, dict[str, Any]]:
+    """Usable entries by id; the others are reported."""
     kept: dict[Any, dict[str, Any]] = {}
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str) or not usable(entry):
@@ -119,11 +121,13 @@ def _refers(annotation: Any, file: AnnotationFile, found: Findings) -> bool:
 
 
 def short(value: Any) -> str:
+    """A JSON value in at most 60 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_box(value: Any) -> bool:
+    """Whether a JSON value is a list of four numbers, finite or not."""
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
@@ -133,4 +137,5 @@ def is_number(value: Any) -> bool:
 
 
 def is_finite(values: list[float]) -> bool:
+    """Whether all numbers could be pixels; NaN is none."""
     return all(abs(v) < LARGEST for v in values)

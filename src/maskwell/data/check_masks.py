@@ -60,7 +60,7 @@ def _usable_rle(
 ) -> Rle | None:
     """The mask as a compressed RLE of the image's size; its string is not looked into yet."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(v, int) and v > 0 for v in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_side, size)):
         found.add("rle-invalid", f"{file.place(annotation)}: size {short(size)}")
         return None
     height, width = size
@@ -76,6 +76,10 @@ def _usable_rle(
         return Rle(size=size, counts=compressed["counts"])
     found.add("rle-invalid", f"{file.place(annotation)}: counts {short(counts)}")
     return None
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value < 2**31
 
 
 def _decoded(
