@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from maskwell.data.instances import InstanceMasks
 from maskwell.data.phrases import KINDS
-from maskwell.data.scenes import Scene, generate_scene
+from maskwell.data.scenes import MIN_DIAMETER, Scene, generate_scene
 from maskwell.data.source import Record, Split, Window
 
 _SERIES: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
@@ -22,6 +22,7 @@ class ScenesSource:
         epoch_size: training samples that count as one epoch.
         num_val: validation scenes, always the same; ``num_test``: test scenes, likewise.
         num_prompts: most phrases of a training scene; ``negative_share`` of them name nothing.
+        min_diameter: of the smallest objects, pixels.
         seed: another seed, other scenes; the splits never share one.
     """
 
@@ -36,6 +37,7 @@ class ScenesSource:
         num_prompts: int = 4,
         negative_share: float = 0.4,
         seed: int = 0,
+        min_diameter: float = MIN_DIAMETER,
     ) -> None:
         self.side = size
         self.objects_range = (min_objects, max_objects)
@@ -43,6 +45,7 @@ class ScenesSource:
         self.num_prompts = num_prompts
         self.negative_share = negative_share
         self.seed = seed
+        self.min_diameter = min_diameter
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -57,6 +60,9 @@ class ScenesSource:
 
     def size(self, split: Split) -> int:
         return self.sizes[split]
+
+    def num_objects(self, split: Split) -> int | None:
+        return None
 
     def image_size(self, split: Split, index: int) -> tuple[int, int]:
         return self.side, self.side
@@ -87,6 +93,11 @@ class ScenesSource:
     def split_lists(self) -> dict[str, list[str]]:
         return {}
 
+    def fingerprint(self) -> str:
+        """The data are the generator's arguments."""
+        low, high = self.objects_range
+        return f"scenes-{self.seed}-{self.side}px-{low}to{high}-{self.min_diameter:g}px"
+
     def _scene(self, split: Split, number: int) -> Scene:
         low, high = self.objects_range
         return generate_scene(
@@ -97,4 +108,5 @@ class ScenesSource:
             max_objects=high,
             num_prompts=self.num_prompts,
             negative_share=self.negative_share,
+            min_diameter=self.min_diameter,
         )

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 STYLES = {"shapes": 0.58, "fluorescence": 0.19, "stained": 0.12, "bright field": 0.06, "smear": 0.05}
 """Style -> its share of the scenes."""
 
-_MIN_DIAMETER = 2 * MIN_RADIUS
+MIN_DIAMETER = 2 * MIN_RADIUS
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def generate_scene(
     num_prompts: int = 4,
     negative_share: float = 0.4,
     empty_share: float = 0.03,
+    min_diameter: float = MIN_DIAMETER,
 ) -> Scene:
     """Scene number ``index`` of the endless series ``seed``.
 
@@ -75,13 +76,14 @@ def generate_scene(
         num_prompts: most phrases of a scene, all different.
         negative_share: expected share of phrases that name nothing.
         empty_share: share of scenes without any object.
+        min_diameter: of the smallest objects, pixels; platelets and thin parts may be smaller.
     """
     if size < 32 or not 1 <= min_objects <= max_objects:
         raise ValueError(f"size={size} >= 32 and 1 <= {min_objects=} <= {max_objects=} must hold.")
     rng = np.random.default_rng([seed, index])
     style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
     count = 0 if rng.random() < empty_share else int(rng.integers(min_objects, max_objects + 1))
-    objects, masks = place_objects(rng, size, _plan(rng, style, size, count))
+    objects, masks = place_objects(rng, size, _plan(rng, style, size, count, min_diameter))
     areas = masks.sum((1, 2))
     items = [
         replace(o.item, diameter=float(np.sqrt(4 * area / np.pi) / size))
@@ -100,34 +102,39 @@ def generate_scene(
 # What the scene holds ---------------------------------------------------------------------------
 
 
-def _plan(rng: np.random.Generator, style: str, size: int, count: int) -> list[Wanted]:
+def _plan(
+    rng: np.random.Generator, style: str, size: int, count: int, smallest: float
+) -> list[Wanted]:
     if count == 0:
         return []
     largest = size * min(0.6, 1.1 / np.sqrt(count))
     if style == "shapes":
-        return [_plan_shape(rng, largest) for _ in range(count)]
-    return _plan_cells(rng, style, size, largest, count)
+        return [_plan_shape(rng, smallest, largest) for _ in range(count)]
+    return _plan_cells(rng, style, size, (smallest, largest), count)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(max(high, low * 1.01)))))
 
 
-def _plan_shape(rng: np.random.Generator, largest: float) -> Wanted:
+def _plan_shape(rng: np.random.Generator, smallest: float, largest: float) -> Wanted:
     kind = SHAPES[int(rng.integers(len(SHAPES)))]
     colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
     # Thin shapes need length, or nothing of them is left to see.
-    smallest = {"bar": 2.2, "ring": 1.6, "crescent": 1.6, "cross": 1.5, "star": 1.4}.get(kind, 1.0)
-    diameter = _log_uniform(rng, _MIN_DIAMETER * smallest, largest)
+    stretch = {"bar": 2.2, "ring": 1.6, "crescent": 1.6, "cross": 1.5, "star": 1.4}.get(kind, 1.0)
+    diameter = _log_uniform(rng, smallest * stretch, largest)
     texture = "plain"
     if diameter > 14 and kind != "bar" and rng.random() < 0.4:
         texture = ("striped", "dotted", "noisy")[int(rng.integers(3))]
     return Wanted(Item(kind, 0.0, colour, texture), diameter / 2, near=0.2)
 
 
-def _plan_cells(rng: np.random.Generator, style: str, size: int, largest: float, count: int) -> list[Wanted]:
+def _plan_cells(
+    rng: np.random.Generator, style: str, size: int, limits: tuple[float, float], count: int
+) -> list[Wanted]:
     """Cells of one image resemble each other: one base size, one chance of clusters."""
-    base = _log_uniform(rng, _MIN_DIAMETER * 1.2, min(largest, 0.35 * size)) / 2
+    smallest, largest = limits
+    base = _log_uniform(rng, smallest * 1.2, min(largest, 0.35 * size)) / 2
     near = float(rng.choice([0.0, 0.3, 0.7]))
     spread = rng.uniform(0.08, 0.35)
     colour, near_colours = _stain(style)
@@ -142,7 +149,7 @@ def _plan_cells(rng: np.random.Generator, style: str, size: int, largest: float,
             tone = None if kind == "red blood cell" else "purple"
         elif with_fibres and rng.random() < 0.3:
             kind, scale, tone = "fibre", 2.5 * scale, None
-        radius = float(np.clip(base * scale, _MIN_DIAMETER / 2, 0.3 * size))
+        radius = float(np.clip(base * scale, smallest / 2, 0.3 * size))
         if kind == "fibre":
             radius = max(radius, 10.0)
         plan.append(Wanted(Item(kind, 0.0, tone, None, near_colours), radius, near))

@@ -1,0 +1,130 @@
+"""The kinds of data that ``conf/data`` names: each makes a DataModule from plain settings.
+
+The arguments that all kinds share are those of :class:`~maskwell.data.datamodule.DataModule`.
+"""
+
+from __future__ import annotations
+
+from maskwell.data.coco import CocoSource
+from maskwell.data.datamodule import DataModule
+from maskwell.data.generated import ScenesSource
+from maskwell.data.prompts import PromptPolicy
+from maskwell.data.scenes import MIN_DIAMETER
+from maskwell.data.semantic import CocoSemanticSource, SemanticSource
+from maskwell.data.synthetic import cached_cells
+from maskwell.data.transforms import Augmentation
+
+
+def coco(
+    root: str,
+    images: str | None = None,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    val_split: float = 0.2,
+    test_split: float = 0.1,
+    group_key: str = "group",
+    near_duplicates: bool = True,
+    semantic: bool = False,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    seed: int = 0,
+    eval_batch_size: int | None = None,
+    prompts: PromptPolicy | None = None,
+    augment: Augmentation | None = None,
+    crop: int | None = None,
+    min_visible: float = 0.25,
+    limit_train: int | None = None,
+) -> DataModule:
+    """A COCO folder (``data=coco``), as instances or, with ``semantic``, as classes."""
+    make = CocoSemanticSource if semantic else CocoSource
+    source = make(root, images, train, val, test, val_split, test_split, group_key, near_duplicates, seed)
+    return DataModule(
+        source,
+        batch_size,
+        num_workers,
+        seed,
+        eval_batch_size,
+        prompts,
+        augment,
+        crop,
+        min_visible,
+        limit_train,
+    )
+
+
+def semantic(
+    root: str,
+    ignore: int | None = None,
+    val_split: float = 0.2,
+    test_split: float = 0.1,
+    near_duplicates: bool = True,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    seed: int = 0,
+    eval_batch_size: int | None = None,
+    augment: Augmentation | None = None,
+    crop: int | None = None,
+    min_visible: float = 0.25,
+    limit_train: int | None = None,
+) -> DataModule:
+    """Images with index masks (``data=semantic``)."""
+    source = SemanticSource(root, ignore, val_split, test_split, near_duplicates, seed)
+    return DataModule(
+        source, batch_size, num_workers, seed, eval_batch_size, None, augment, crop, min_visible, limit_train
+    )
+
+
+def cells(
+    num_train: int = 200,
+    num_val: int = 40,
+    num_test: int = 40,
+    size: int = 256,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    seed: int = 0,
+    eval_batch_size: int | None = None,
+    prompts: PromptPolicy | None = None,
+    augment: Augmentation | None = None,
+    crop: int | None = None,
+    min_visible: float = 0.25,
+    limit_train: int | None = None,
+) -> DataModule:
+    """Generated microscopy-like images (``data=cells``), written to a cache on first use."""
+    root = cached_cells(seed=seed, counts=(num_train, num_val, num_test), size=size)
+    return DataModule(
+        CocoSource(str(root), seed=seed),
+        batch_size,
+        num_workers,
+        seed,
+        eval_batch_size,
+        prompts,
+        augment,
+        crop,
+        min_visible,
+        limit_train,
+    )
+
+
+def scenes(
+    size: int,
+    min_objects: int,
+    max_objects: int,
+    epoch_size: int,
+    num_val: int,
+    num_test: int,
+    num_prompts: int = 4,
+    negative_share: float = 0.4,
+    min_diameter: float = MIN_DIAMETER,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    seed: int = 0,
+    eval_batch_size: int | None = None,
+    prompts: PromptPolicy | None = None,
+    augment: Augmentation | None = None,
+) -> DataModule:
+    """Generated prompt scenes (``data=scenes``), made on the fly and never repeated."""
+    source = ScenesSource(
+        size, min_objects, max_objects, epoch_size, num_val, num_test, num_prompts, negative_share, seed, min_diameter
+    )
+    return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)
