@@ -34,7 +34,10 @@ HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_conv
 def family(cfg: DictConfig) -> str:
     """Name of the family that ``cfg.model`` belongs to, without building it."""
     parameters(cfg.model._target_, "model")
-    return str(get_object(cfg.model._target_).family)
+    name = getattr(get_object(cfg.model._target_), "family", None)
+    if name is None:
+        raise UserError(f"model._target_: '{cfg.model._target_}' is no task of a model family.")
+    return str(name)
 
 
 def task(cfg: DictConfig) -> BaseTask:

@@ -18,7 +18,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from maskwell import schema
@@ -65,8 +65,8 @@ def compose(
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise explain(error, name, overrides, search) from error
     origin = _origin(cfg.hydra, overrides)
-    del cfg["hydra"]
-    OmegaConf.set_struct(cfg, True)
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
     check(cfg, name, origin, search)
     return cfg, origin
 
@@ -76,7 +76,7 @@ def check_job(cfg: DictConfig, name: str) -> Origin:
     running = HydraConfig.get()
     sources = [s.path for s in running.runtime.config_sources]
     search = [f"file://{s}" for s in sources if s.startswith("/") and Path(s) != conf_dir()]
-    origin = _origin(running, running.overrides.task)
+    origin = _origin(OmegaConf.create({"runtime": running.runtime}), running.overrides.task)
     check(cfg, name, origin, search)
     return origin
 
@@ -85,7 +85,7 @@ def _origin(running: DictConfig, overrides: Sequence[str]) -> Origin:
     choices = {
         group: None if choice is None else str(choice)
         for group, choice in running.runtime.choices.items()
-        if not group.startswith(("hydra", "schema"))
+        if not group.startswith("hydra")
     }
     return Origin(tuple(overrides), choices)
 
@@ -96,23 +96,46 @@ def check(cfg: DictConfig, name: str, origin: Origin, search: Sequence[str] = ()
     Raises:
         UserError: names the first such key, where it was set, and the nearest known one.
     """
-    plain = _plain(name, origin.choices, search)
-    for key, holder in _new_keys(cfg, plain, ""):
-        if problem := _problem(key, holder, plain):
-            raise UserError(f"{problem} It was set {_setter(key, origin)}.")
+    added = any(override.startswith("+") for override in origin.overrides)
+    if added or any(origin.choices.get(group) for group in RECIPES):  # all other keys Hydra has checked
+        plain = _plain(name, origin.choices, search)
+        for key, holder in _new_keys(cfg, plain, ""):
+            if problem := _problem(key, holder, plain):
+                raise UserError(f"{problem} It was set {_setter(key, origin)}.")
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from error
+    if cfg.get("ckpt"):  # brings its own data
+        missing = [key for key in missing if not key.startswith("data.")]
+    if missing:
+        raise UserError(f"{missing[0]} has to be given: {missing[0]}=...")
 
 
 def _plain(name: str, choices: Mapping[str, str | None], search: Sequence[str]) -> DictConfig:
     """The chosen group files without experiment, debug preset and single keys."""
+    known = {next(iter(entry)) for entry in _defaults(name)}
+    chosen = {group: _value(choice) for group, choice in choices.items() if group not in RECIPES}
+    roots = [f"{group}={value}" for group, value in chosen.items() if group in known]
     with _hydra(search) as extra:
-        known = {str(next(iter(entry))).removeprefix("optional ") for entry in _defaults(name)}
-        groups = []
-        for group, choice in choices.items():
-            if group in RECIPES:
-                continue
-            value = "null" if choice is None else str(choice).replace("'", "")
-            groups.append(f"{'' if group in known else '+'}{group}={value}")
-        return hydra.compose(name, [*extra, *groups])
+        cfg = hydra.compose(name, [*extra, *roots], return_hydra_config=True)
+        there = {group: _value(choice) for group, choice in cfg.hydra.runtime.choices.items()}
+        more = [
+            f"{'' if group in there else '+'}{group}={value}"
+            for group, value in chosen.items()
+            if group not in known and there.get(group) != value
+        ]
+        if more:
+            return hydra.compose(name, [*extra, *roots, *more])
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _value(choice: object) -> str:
+    return "null" if choice is None else str(choice).replace("'", "")
 
 
 def _defaults(name: str) -> list[dict[str, str]]:
@@ -125,7 +148,7 @@ def _new_keys(node: DictConfig, plain: DictConfig, path: str) -> Iterator[tuple[
     """(dotted key, node that holds it) for each key of ``node`` that ``plain`` has not."""
     for name in node:
         key, child = f"{path}{name}", node._get_node(name)
-        if name not in plain:
+        if name not in plain.keys():  # noqa: SIM118 - `in` is False for a key whose value is still missing
             yield key, node
         elif isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
             before = plain._get_node(name)
@@ -205,9 +228,10 @@ def explain(
     )
     if unknown:
         key = unknown[1].replace("/", ".")
-        return UserError(
-            f"Unknown key '{key}'.{_suggest(key, _known(name, overrides, search), set())}{_file_of(text)}"
-        )
+        known = _known(name, overrides, search)
+        if isinstance(OmegaConf.select(known, key), DictConfig):
+            return UserError(f"A new entry of '{key}' is written with a '+': +{key}.NAME=value.")
+        return UserError(f"Unknown key '{key}'.{_suggest(key, known, set())}{_file_of(text)}")
     if found := re.search(r"An item is already at '([^']+)'", text):
         return UserError(f"'{found[1]}' exists already: write it without the '+'.")
     if found := re.search(r"Error merging override (.+)$", text):

@@ -1,4 +1,4 @@
-"""Dataclasses of the root configuration, registered with Hydra under ``schema/``.
+"""Dataclasses of the root configuration, registered with Hydra as ``<verb>_schema``.
 
 They type every scalar of the root, so that an unknown or mistyped root key is refused while the
 configuration is composed. Keys inside the groups are held against the chosen files and the
@@ -46,7 +46,43 @@ class TrainConfig:
     plan: bool = False
 
 
+@dataclass
+class PredictConfig:
+    """Root of ``predict.yaml``."""
+
+    model: dict[str, Any] = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    ckpt: str | None = None
+    base: str | None = None
+    input: str = MISSING
+    prompt: Any = None
+    threshold: float = 0.3
+    tile: int | None = None
+    overlap: float = 0.25
+    batch_size: int = 8
+    output: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    """Root of ``evaluate.yaml``."""
+
+    model: dict[str, Any] = MISSING
+    data: dict[str, Any] = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    ckpt: str | None = None
+    split: str = "test"
+    tile: int | None = None
+    overlap: float = 0.25
+    max_dets: list[int] = field(default_factory=lambda: [1, 10, 100])
+    output: str | None = None
+    seed: int = 0
+
+
 def register() -> None:
     """Make the schemas known to Hydra; called once by the entry points."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig)
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
