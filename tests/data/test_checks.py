@@ -138,6 +138,8 @@ FAULTS: list[tuple[str, int, Callable[[Content], None]]] = [
     ("rle-invalid", 1, _set("segmentation", {"size": [HEIGHT, WIDTH], "counts": [5, 10]})),
     ("rle-invalid", 1, _set("segmentation", {"size": [HEIGHT, WIDTH], "counts": "oooo"})),
     ("box-duplicate", 1, lambda c: c["train"]["annotations"].append({**_annotation(c), "id": 901})),
+    ("box-duplicate", 1, lambda c: c["train"]["annotations"].append(
+        {**_annotation(c, 3), "id": 901, "bbox": [30.4, 20.2, 16, 18]})),
     ("mask-empty", 1, _set("segmentation", {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]})),
     ("mask-missing", 1, _set("segmentation", [])),
     ("mask-box-disagree", 1, _set("bbox", [25, 20, 10, 12])),

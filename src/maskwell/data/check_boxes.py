@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from maskwell.data.check_annotations import LARGEST, SLACK, AnnotationFile, is_box, short
 from maskwell.data.findings import Findings
+
+_SAME = 0.9  # overlap (IoU) from which two boxes are meant for one object
 
 
 def check_boxes(file: AnnotationFile, found: Findings) -> None:
@@ -30,13 +33,25 @@ def check_boxes(file: AnnotationFile, found: Findings) -> None:
     ends = boxes[:, :2] + boxes[:, 2:]
     outside = (boxes[:, :2] < -SLACK).any(1) | (ends > sizes[:, ::-1] + SLACK).any(1)
     _report(file, rows, ~invalid & outside, "box-outside", found)
-    seen: set[tuple[Any, ...]] = set()
-    for i in np.flatnonzero(~invalid):
-        annotation, box = rows[i], boxes[i].round(2).tolist()
-        key = (annotation["image_id"], annotation["category_id"], *box)
-        if key in seen:
-            found.add("box-duplicate", f"{file.place(annotation)}: {box}")
-        seen.add(key)
+    _report(file, rows, _repeated(rows, boxes, ~invalid), "box-duplicate", found)
+
+
+def _repeated(
+    rows: list[dict[str, Any]], boxes: NDArray[np.float64], usable: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Boxes [N] that overlap an earlier one of the same image and category almost wholly."""
+    groups: defaultdict[tuple[Any, Any], list[int]] = defaultdict(list)
+    for i in np.flatnonzero(usable):
+        groups[rows[i]["image_id"], rows[i]["category_id"]].append(int(i))
+    repeated = np.zeros(len(rows), bool)
+    for members in groups.values():
+        low, size = boxes[members, :2], boxes[members, 2:]
+        area = size.prod(1)
+        for k in range(1, len(members)):
+            top = np.minimum(low[:k] + size[:k], low[k] + size[k])
+            shared = np.clip(top - np.maximum(low[:k], low[k]), 0, None).prod(1)
+            repeated[members[k]] = (shared > _SAME * (area[:k] + area[k] - shared)).any()
+    return repeated
 
 
 def _has_box(annotation: dict[str, Any], file: AnnotationFile, found: Findings) -> bool:

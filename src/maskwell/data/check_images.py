@@ -20,7 +20,7 @@ from maskwell.data.images import image_size, read_image
 from maskwell.data.layouts import Layout
 from maskwell.errors import UserError
 
-_FAST_HEADERS = 32  # images of a split whose header the fast form looks at
+_FAST_HEADERS = 16  # images of a split whose header the fast form looks at
 _FAST_BYTES = 64 * 2**20  # of files that the fast form reads in search of duplicates
 
 

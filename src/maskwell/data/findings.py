@@ -36,7 +36,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "image-duplicate": ("warning", "image that is listed twice in one split"),
     "box-zero-area": ("warning", "box without area"),
     "box-outside": ("warning", "box that reaches more than a pixel out of its image"),
-    "box-duplicate": ("warning", "box given twice for the same category of an image"),
+    "box-duplicate": ("warning", "box given twice, or nearly so, for the same category of an image"),
     "mask-empty": ("warning", "mask without a pixel"),
     "mask-missing": ("warning", "object without a mask where others have one"),
     "mask-box-disagree": ("warning", "object whose box is not the one around its mask"),
