@@ -15,7 +15,9 @@ def random_planes(seed: int, count: int, size: tuple[int, int], *, overlap: bool
     rng = np.random.default_rng(seed)
     owner = rng.integers(0, count + 1, size)
     if rng.random() < 0.5:  # coarse blocks: long runs
-        owner = np.kron(rng.integers(0, count + 1, (size[0] // 7 + 1, size[1] // 7 + 1)), np.ones((7, 7), int))
+        owner = np.kron(
+            rng.integers(0, count + 1, (size[0] // 7 + 1, size[1] // 7 + 1)), np.ones((7, 7), int)
+        )
         owner = owner[: size[0], : size[1]]
     planes = np.stack([owner == i + 1 for i in range(count)]).astype(np.uint8)
     if overlap:
@@ -34,12 +36,14 @@ def test_decoding_whole_and_cropped_equals_pycocotools(seed: int, overlap: bool)
     size = (int(rng.integers(1, 90)), int(rng.integers(1, 200)))
     planes = random_planes(seed, 5, size, overlap=overlap)
     runs = rle.decode(compressed(planes))
-    whole = rle.crop(runs, (0, 0, size[1], size[0]))
+    whole, area = rle.crop(runs, (0, 0, size[1], size[0]))
+    np.testing.assert_array_equal(area, planes.sum((1, 2)))
     np.testing.assert_array_equal(whole.to_planes(), planes.astype(bool))
     assert (whole.flat is None) == bool((planes.sum(0) > 1).any())
     x, y = int(rng.integers(size[1])), int(rng.integers(size[0]))
     w, h = int(rng.integers(1, size[1] - x + 1)), int(rng.integers(1, size[0] - y + 1))
-    cut = rle.crop(runs, (x, y, w, h))
+    cut, area = rle.crop(runs, (x, y, w, h))
+    np.testing.assert_array_equal(area, planes[:, y : y + h, x : x + w].sum((1, 2)))
     np.testing.assert_array_equal(cut.to_planes(), planes[:, y : y + h, x : x + w].astype(bool))
 
 
@@ -54,11 +58,12 @@ def test_encoding_equals_pycocotools(seed: int, overlap: bool) -> None:
 
 def test_full_empty_and_no_masks() -> None:
     planes = np.stack([np.ones((4, 6), np.uint8), np.zeros((4, 6), np.uint8)])
-    masks = rle.crop(rle.decode(compressed(planes)), (0, 0, 6, 4))
+    masks, _ = rle.crop(rle.decode(compressed(planes)), (0, 0, 6, 4))
     np.testing.assert_array_equal(masks.to_planes(), planes.astype(bool))
     assert rle.encode(InstanceMasks.from_planes(np.zeros((0, 4, 6), np.uint8))) == []
     assert rle.decode([]).count == 0
-    assert rle.crop(rle.Runs(0, (4, 6), *[np.zeros(0, np.int64)] * 3), (0, 0, 6, 4)).to_planes().shape == (0, 4, 6)
+    nothing = rle.Runs(0, (4, 6), *[np.zeros(0, np.int64)] * 3)
+    assert rle.crop(nothing, (0, 0, 6, 4))[0].to_planes().shape == (0, 4, 6)
 
 
 @pytest.mark.parametrize("counts", [b"", b"0`", b"99", b"\xff0", b"P0"])

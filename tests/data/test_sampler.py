@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,11 @@ class SaveAt(Callback):
 
 
 def fit(
-    root: Path, num_workers: int, callbacks: list[Callback], resume: Path | None = None, **trainer_args: object
+    root: Path,
+    num_workers: int,
+    callbacks: list[Callback],
+    resume: Path | None = None,
+    **trainer_args: object,
 ) -> Recorder:
     source = ScenesSource(32, 1, 2, epoch_size=7, num_val=3, num_test=1)
     data = DataModule(source, batch_size=2, num_workers=num_workers, seed=3)
@@ -120,16 +125,14 @@ def fit(
         default_root_dir=root,
         **trainer_args,
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        pass
     return task
 
 
 @pytest.mark.parametrize(
     ("hook", "step"),
-    [("batch", 1), ("batch", 3), ("batch", 4), ("batch", 6), ("validation", 4), ("validation", 6), ("epoch", 4)],
+    [*(("batch", step) for step in (1, 3, 4, 6)), ("validation", 4), ("validation", 6), ("epoch", 4)],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_resumed_in_mid_epoch_equals_the_unbroken_one(tmp_path: Path, hook: str, step: int) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from maskwell.data.dataset import SampleDataset
-from maskwell.data.generated import ScenesSource
 from maskwell.data.prompts import PromptPolicy
 from maskwell.data.sample import Batch, InputSpec, Sample, collate
 from maskwell.data.sampler import EvalSampler, Key, TrainSampler
@@ -20,10 +20,15 @@ from maskwell.errors import UserError
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the start-up print shows: images and samples per split, and objects in the first ones."""
+    """What the start-up print shows.
+
+    ``images`` and ``objects`` per split as they lie on disk (None where they are generated),
+    ``samples`` per epoch; ``first_samples`` and ``first_batches``: their objects, as training sees them.
+    """
 
     images: dict[Split, int]
     samples: dict[Split, int]
+    objects: dict[Split, int | None]
     categories: tuple[str, ...]
     first_samples: tuple[int, ...]
     first_batches: tuple[int, ...]
@@ -93,6 +98,8 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the index; raises UserError where the data cannot be used."""
         self.source.setup()
+        if self.prompts is not None:
+            self.prompts.check(self.categories)
 
     def dataset(self, split: Split) -> SampleDataset:
         """Map-style dataset of :class:`Sample`; its keys are (epoch, index), or index in epoch 0."""
@@ -119,7 +126,7 @@ class DataModule(LightningDataModule):
             raise UserError("The training split holds no images; check the data folder and its splits.")
         rank, world_size = self._ranks()
         # Overfitting on a few batches needs the same ones in every epoch.
-        fixed = self.trainer is not None and self.trainer.overfit_batches > 0
+        fixed = getattr(self.trainer, "overfit_batches", 0) > 0
         sampler = TrainSampler(
             len(dataset),
             self.batch_size,
@@ -148,6 +155,7 @@ class DataModule(LightningDataModule):
         return DataSummary(
             images={split: self.source.size(split) for split in SPLITS},
             samples={split: len(self.dataset(split)) for split in SPLITS},
+            objects={split: self.source.num_objects(split) for split in SPLITS},
             categories=self.categories,
             first_samples=tuple(count for batch in counts for count in batch),
             first_batches=tuple(sum(batch) for batch in counts),
@@ -156,6 +164,11 @@ class DataModule(LightningDataModule):
     def split_lists(self) -> dict[str, list[str]]:
         """File names per split, to be kept in the run folder; empty where images are generated."""
         return self.source.split_lists()
+
+    def fingerprint(self) -> dict[str, object]:
+        """State of the data for the run record."""
+        images = {split: self.source.size(split) for split in SPLITS}
+        return {"digest": self.source.fingerprint(), "images": images, "categories": list(self.categories)}
 
     def _eval_loader(self, split: Split) -> DataLoader[Sample]:
         rank, world_size = self._ranks()
@@ -185,34 +198,11 @@ class DataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 0
         loop = self.trainer.fit_loop
-        epoch = loop.epoch_progress.current
-        started = epoch.ready > epoch.processed
-        return epoch.processed, loop.epoch_loop.batch_progress.current.processed if started else 0
+        epoch: Any = loop.epoch_progress.current
+        batch: Any = loop.epoch_loop.batch_progress.current
+        return epoch.processed, batch.processed if epoch.ready > epoch.processed else 0
 
 
 def collate_samples(samples: list[Sample], multiple: int) -> Batch:
     """Picklable form of :func:`~maskwell.data.sample.collate` for worker processes."""
     return collate(samples, multiple)
-
-
-def scenes_data(
-    size: int,
-    min_objects: int,
-    max_objects: int,
-    epoch_size: int,
-    num_val: int,
-    num_test: int,
-    num_prompts: int = 4,
-    negative_share: float = 0.4,
-    seed: int = 0,
-    batch_size: int = 4,
-    num_workers: int = 0,
-    eval_batch_size: int | None = None,
-    prompts: PromptPolicy | None = None,
-    augment: Augmentation | None = None,
-) -> DataModule:
-    """Generated prompt scenes (``data=scenes``); see :class:`~maskwell.data.generated.ScenesSource`."""
-    source = ScenesSource(
-        size, min_objects, max_objects, epoch_size, num_val, num_test, num_prompts, negative_share, seed
-    )
-    return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)

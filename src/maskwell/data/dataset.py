@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
+from maskwell.data import rle
 from maskwell.data.prompts import PromptPolicy, phrase_prompts
-from maskwell.data.sample import InputSpec, Prompt, Rle, Sample, Truth
+from maskwell.data.sample import InputSpec, Prompt, Sample, Truth
 from maskwell.data.sampler import Key
 from maskwell.data.source import SPLITS, Record, Source, Split, Window
 from maskwell.data.transforms import Augmentation, to_sample
@@ -65,7 +65,9 @@ class SampleDataset(Dataset[Sample]):
         if self.crop is None or self.split == "train":
             return [(image, None) for image in self.images]
         crop = self.crop
-        return [(i, window) for i in self.images for window in tiles(self.source.image_size(self.split, i), crop)]
+        return [
+            (i, window) for i in self.images for window in tiles(self.source.image_size(self.split, i), crop)
+        ]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -94,16 +96,13 @@ class SampleDataset(Dataset[Sample]):
         labels = [int(label) for label in targets.labels]
         if self.split != "train":
             return self.prompts.evaluation(labels, self.source.categories)
-        return self.prompts.training(labels, self.source.categories, rng)
+        crowds = {int(label) for label in record.labels[record.iscrowd]}
+        return self.prompts.training(labels, self.source.categories, rng, unsure=crowds)
 
 
 def truth_of(record: Record) -> Truth:
     """Ground truth of a record that was not augmented, in its window's pixels, crowds included."""
     height, width = record.image.shape[:2]
-    rles: list[Rle] | None = None
-    if record.masks is not None:
-        planes = np.asfortranarray(record.masks.to_planes().transpose(1, 2, 0).astype(np.uint8))
-        rles = [Rle(size=list(r["size"]), counts=r["counts"]) for r in coco_mask.encode(planes)]
     semantic = None
     if record.semantic is not None:
         semantic = torch.from_numpy(record.semantic.astype(np.int64))
@@ -113,6 +112,6 @@ def truth_of(record: Record) -> Truth:
         labels=torch.from_numpy(record.labels),
         iscrowd=torch.from_numpy(record.iscrowd),
         area=torch.from_numpy(record.area),
-        rles=rles,
+        rles=None if record.masks is None else rle.encode(record.masks),
         semantic=semantic,
     )

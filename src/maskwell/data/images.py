@@ -23,7 +23,16 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp",
 _ORIENTATION = 274  # EXIF tag
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-_BAD_FILE = (OSError, cv2.error, ValueError, SyntaxError, EOFError, KeyError, TypeError, tifffile.TiffFileError)
+_BAD_FILE = (
+    OSError,
+    cv2.error,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    TypeError,
+    tifffile.TiffFileError,
+)
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -98,13 +107,15 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         if _is_deep_colour(image, data):
-            return _to_rgb(_upright(_decode_deep(image, data), image.getexif().get(_ORIENTATION, 1)))
+            return _to_rgb(_upright(_decode_deep(image, data), _orientation(image, data)))
         if _is_plain(image, data):
             # The same pixels as PIL, in half the time.
-            plain = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            plain = cv2.imdecode(
+                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            )
             if plain is not None:
                 return np.asarray(cv2.cvtColor(plain, cv2.COLOR_BGR2RGB), np.uint8)
-        return _decode_pil(image)
+        return from_pil(image)
 
 
 def _is_deep_colour(image: Image.Image, data: bytes) -> bool:
@@ -144,11 +155,18 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
         and data.rstrip(b"\0")[-len(end) :] == end
         and image.mode in ("RGB", "L")
         and "transparency" not in image.info
-        and image.getexif().get(_ORIENTATION, 1) == 1
+        and _orientation(image, data) == 1
     )
 
 
-def _decode_pil(image: Image.Image) -> NDArray[np.uint8]:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data:
+        return 1  # PIL would decode the whole file to look for it
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def from_pil(image: Image.Image) -> NDArray[np.uint8]:
+    """A PIL image as uint8 RGB [H, W, 3], by the rules of :func:`read_image`."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):

@@ -50,7 +50,8 @@ class InstanceMasks:
     def to_planes(self) -> NDArray[np.bool_]:
         """bool [N, H, W]."""
         if self.flat is not None:
-            return self.flat[None] == np.arange(1, self.count + 1, dtype=np.int16)[:, None, None]
+            rows = np.arange(1, self.count + 1, dtype=np.int16)
+            return np.asarray(self.flat[None] == rows[:, None, None])
         assert self.planes is not None
         return self.planes.astype(bool)
 
@@ -59,7 +60,7 @@ class InstanceMasks:
         if self.flat is not None:
             return np.bincount(self.flat.ravel(), minlength=self.count + 1)[1:].astype(np.float32)
         assert self.planes is not None
-        return self.planes.sum((1, 2), dtype=np.int64).astype(np.float32)
+        return np.asarray(self.planes.sum((1, 2), dtype=np.int64), np.float32)
 
     def boxes(self) -> NDArray[np.float32]:
         """Tight xyxy boxes [N, 4] in pixels; an empty mask gives zeros."""

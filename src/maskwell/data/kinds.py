@@ -125,6 +125,15 @@ def scenes(
 ) -> DataModule:
     """Generated prompt scenes (``data=scenes``), made on the fly and never repeated."""
     source = ScenesSource(
-        size, min_objects, max_objects, epoch_size, num_val, num_test, num_prompts, negative_share, seed, min_diameter
+        size,
+        min_objects,
+        max_objects,
+        epoch_size,
+        num_val,
+        num_test,
+        num_prompts,
+        negative_share,
+        seed,
+        min_diameter,
     )
     return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from maskwell.data.sample import Prompt
+from maskwell.errors import UserError, nearest
 
 _ABSENT = ("bicycle", "coffee cup", "traffic light", "piano", "zebra")
 """Asked where a one-category dataset has no absent category: evaluation needs negatives."""
@@ -39,15 +40,40 @@ class PromptPolicy:
         """The phrase that is asked for ``category``."""
         return self.rename.get(category, category)
 
+    def check(self, categories: Sequence[str]) -> None:
+        """Refuse renamed categories that do not exist, and phrases that stand for two categories.
+
+        Raises:
+            UserError: naming the key.
+        """
+        for name in self.rename:
+            if name not in categories:
+                known = nearest(name, categories) or f" The categories are: {', '.join(categories)}."
+                raise UserError(
+                    f"data.prompts.rename names '{name}', which is no category of the data.{known}"
+                )
+        phrases = [self.phrase(name) for name in categories] + list(self.generic_words)
+        twice = next((phrase for phrase in phrases if phrases.count(phrase) > 1), None)
+        if twice is not None:
+            raise UserError(f"data.prompts asks '{twice}' for two things; give each category its own phrase.")
+
     def training(
-        self, labels: Sequence[int], categories: Sequence[str], rng: np.random.Generator
+        self,
+        labels: Sequence[int],
+        categories: Sequence[str],
+        rng: np.random.Generator,
+        unsure: Collection[int] = (),
     ) -> tuple[Prompt, ...]:
-        """Positives of the image and a seeded choice of negatives, in a seeded order."""
+        """Positives of the image and a seeded choice of negatives, in a seeded order.
+
+        ``unsure``: labels that are present only as a crowd, and so neither right nor wrong to ask.
+        """
         positives = [self._positive(label, labels, categories) for label in sorted(set(labels))]
+        known = set(labels) | set(unsure)
         absent = [
             Prompt(self.phrase(name), (), label)
             for label, name in enumerate(categories)
-            if label not in set(labels)
+            if label not in known
         ]
         candidates = absent + [Prompt(word, ()) for word in self.generic_words]
         count = min(self.num_negatives, len(candidates))

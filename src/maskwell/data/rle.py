@@ -119,7 +119,9 @@ def encode(masks: InstanceMasks) -> list[Rle]:
     owner = column_major[index]
     order = np.argsort(owner, kind="stable")
     index, owner = index[order], owner[order]
-    begins = np.flatnonzero(np.concatenate([[True], (np.diff(index) != 1) | (np.diff(owner) != 0)])[: len(index)])
+    begins = np.flatnonzero(
+        np.concatenate([[True], (np.diff(index) != 1) | (np.diff(owner) != 0)])[: len(index)]
+    )
     ends = np.concatenate([begins[1:], [len(index)]])[: len(begins)]
     start, stop, run_owner = index[begins], index[ends - 1] + 1, owner[begins]
     split = np.searchsorted(run_owner, np.arange(1, masks.count + 2))
@@ -136,19 +138,20 @@ def encode(masks: InstanceMasks) -> list[Rle]:
     return [Rle(size=[height, width], counts=r["counts"]) for r in coco_mask.frPyObjects(rles, height, width)]
 
 
-def crop(runs: Runs, window: tuple[int, int, int, int]) -> InstanceMasks:
-    """The masks inside ``window`` (x, y, width, height), which lies in the image."""
+def crop(runs: Runs, window: tuple[int, int, int, int]) -> tuple[InstanceMasks, NDArray[np.float32]]:
+    """The masks inside ``window`` (x, y, width, height), which lies in the image, and their pixels [N]."""
     left, top, width, height = window
     x, y, owner = runs.pixels()
-    if (left, top, height, width) != (0, 0, *runs.size):
+    if runs.count and (left, top, height, width) != (0, 0, *runs.size):
         inside = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
         x, y, owner = x[inside] - left, y[inside] - top, owner[inside]
+    area = np.bincount(owner, minlength=runs.count).astype(np.float32)
     place = y * width + x
     if runs.count < np.iinfo(np.int16).max:
         flat = np.zeros(height * width, np.int16)
         flat[place] = owner + 1
         if np.count_nonzero(flat) == len(place):  # no pixel was written twice
-            return InstanceMasks(runs.count, flat=flat.reshape(height, width))
+            return InstanceMasks(runs.count, flat=flat.reshape(height, width)), area
     planes = np.zeros((runs.count, height * width), np.uint8)
     planes[owner, place] = 1
-    return InstanceMasks(runs.count, planes=planes.reshape(-1, height, width))
+    return InstanceMasks(runs.count, planes=planes.reshape(-1, height, width)), area

@@ -1,4 +1,4 @@
-"""Order of the samples: a pure function of (seed, epoch, rank), so that a resumed run equals an unbroken one."""
+"""Order of the samples, a function of (seed, epoch, rank): a resumed run equals an unbroken one."""
 
 from __future__ import annotations
 

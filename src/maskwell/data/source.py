@@ -82,6 +82,9 @@ class Source(Protocol):
     def size(self, split: Split) -> int:
         """Images in ``split``."""
 
+    def num_objects(self, split: Split) -> int | None:
+        """Objects of a split that are no crowds, None where they are not counted beforehand."""
+
     def image_size(self, split: Split, index: int) -> tuple[int, int]:
         """(height, width) of an image without decoding it."""
 
@@ -94,3 +97,5 @@ class Source(Protocol):
     def split_lists(self) -> dict[str, list[str]]:
         """File names per split, for the run folder; empty where images are generated."""
 
+    def fingerprint(self) -> str:
+        """Changes when the data changes."""

@@ -97,7 +97,7 @@ class Augmentation:
         before = record.select(inside)
         boxes = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
         share = _box_area(boxes) / np.maximum(_box_area(before.boxes), 1e-6)
-        changed = replace(before, boxes=boxes, area=before.area * share)
+        changed = replace(before, boxes=boxes, area=_float32(before.area * share))
         return changed.select(share / _zoom(out) ** 2 >= self.min_visible)
 
 
@@ -180,4 +180,8 @@ def _zoom(out: dict[str, Any]) -> float:
 
 
 def _box_area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.float32)
+    return _float32(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)

@@ -1,0 +1,248 @@
+"""Semantic segmentation as a source: images with index-mask PNGs, or COCO instances read as classes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from maskwell.data.coco import CocoSource
+from maskwell.data.duplicates import near_duplicate_files
+from maskwell.data.fingerprint import file_fingerprint
+from maskwell.data.images import SUFFIXES, image_size, read_image
+from maskwell.data.instances import InstanceMasks
+from maskwell.data.sample import IGNORE
+from maskwell.data.source import SPLITS, Record, Split, Window
+from maskwell.data.splits import split_images
+from maskwell.errors import UserError
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image and the PNG whose pixel values are its classes."""
+
+    image: Path
+    mask: Path
+
+
+@dataclass
+class SemanticSource:
+    """``images/<split>/*`` with ``masks/<split>/<same name>.png`` and ``classes.json``.
+
+    ``classes.json`` is a list of class names in the order of the mask values, or an object with
+    ``classes`` and ``ignore_index``. Without folders per split the images are split here.
+
+    Args:
+        root: the folder.
+        ignore: value of mask pixels that count nowhere; the one of ``classes.json``, else 255, if None.
+        val_split, test_split: shares, where there are no folders per split; ``val_split`` of the
+            training images also where only the validation folder is missing.
+        near_duplicates: keep images that show nearly the same in one split.
+        seed: of the split.
+    """
+
+    root: str
+    ignore: int | None = None
+    val_split: float = 0.2
+    test_split: float = 0.1
+    near_duplicates: bool = True
+    seed: int = 0
+
+    def setup(self) -> None:
+        """Find the files.
+
+        Raises:
+            UserError: a folder, a mask or the class list is missing, or there is no training image.
+        """
+        if not self.index["train"]:
+            raise UserError(f"The folder '{self.root}' holds no training images.")
+
+    @cached_property
+    def _classes(self) -> tuple[tuple[str, ...], int]:
+        path = Path(self.root).expanduser() / "classes.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"'{path}' is missing; it lists the class names in the order of their values."
+            ) from error
+        except json.JSONDecodeError as error:
+            raise UserError(f"'{path}' is no complete JSON ({error}).") from error
+        names = content.get("classes") if isinstance(content, dict) else content
+        if not isinstance(names, list) or not 0 < len(names) <= IGNORE:
+            raise UserError(f"'{path}' holds no list of 1 to {IGNORE} class names.")
+        stated = content.get("ignore_index") if isinstance(content, dict) else None
+        chosen = self.ignore if self.ignore is not None else stated
+        return tuple(str(name) for name in names), IGNORE if chosen is None else int(chosen)
+
+    @cached_property
+    def index(self) -> dict[Split, list[MaskedImage]]:
+        """Images per split."""
+        root = Path(self.root).expanduser()
+        for folder in (root, root / "images", root / "masks"):
+            if not folder.is_dir():
+                raise UserError(
+                    f"The folder '{folder}' does not exist; semantic data needs images/ and masks/."
+                )
+        if not (root / "images" / "train").is_dir():
+            return self._split(_pairs(root, None), self.val_split, self.test_split)
+        found = {split: _pairs(root, split) for split in SPLITS}
+        if not found["val"]:
+            parts = self._split(found["train"], self.val_split, 0.0)
+            found |= {"train": parts["train"], "val": parts["val"]}
+        return found
+
+    def _split(self, images: list[MaskedImage], val: float, test: float) -> dict[Split, list[MaskedImage]]:
+        linked = near_duplicate_files([item.image for item in images]) if self.near_duplicates else []
+        parts = split_images([None] * len(images), val, test, self.seed, linked)
+        return {split: [images[i] for i in parts[split]] for split in SPLITS}
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return self._classes[0]
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        return tuple(range(len(self._classes[0])))
+
+    def size(self, split: Split) -> int:
+        return len(self.index[split])
+
+    def num_objects(self, split: Split) -> int | None:
+        return None
+
+    def image_size(self, split: Split, index: int) -> tuple[int, int]:
+        return image_size(self.index[split][index].image)
+
+    def objects(self, split: Split, index: int) -> NDArray[np.float32]:
+        return np.zeros((0, 4), np.float32)
+
+    def split_lists(self) -> dict[str, list[str]]:
+        base = Path(self.root).expanduser() / "images"
+        return {s: [item.image.relative_to(base).as_posix() for item in self.index[s]] for s in SPLITS}
+
+    def fingerprint(self) -> str:
+        return file_fingerprint(
+            [path for s in SPLITS for item in self.index[s] for path in (item.image, item.mask)]
+        )
+
+    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+        item = self.index[split][index]
+        image, values = read_image(item.image), read_index_mask(item.mask)
+        if image.shape[:2] != values.shape:
+            raise UserError(
+                f"The mask '{item.mask}' is {values.shape[0]}x{values.shape[1]} pixels (height x width), its "
+                f"image {image.shape[0]}x{image.shape[1]}; they must agree."
+            )
+        names, ignore = self._classes
+        left, top, width, height = window or (0, 0, image.shape[1], image.shape[0])
+        cut = (slice(top, top + height), slice(left, left + width))
+        semantic = values[cut]
+        wrong = semantic[(semantic >= len(names)) & (semantic != ignore)]
+        if len(wrong):
+            raise UserError(
+                f"The mask '{item.mask}' has the value {int(wrong[0])}, but there are {len(names)} classes "
+                f"and {ignore} is what is ignored; correct classes.json or the mask."
+            )
+        empty = _no_objects(np.ascontiguousarray(image[cut]), item.image.name, self._number(split, index))
+        return replace(
+            empty,
+            file_size=(image.shape[0], image.shape[1]),
+            window=(left, top, width, height),
+            semantic=np.where(semantic == ignore, IGNORE, semantic).astype(np.uint8),
+        )
+
+    def _number(self, split: Split, index: int) -> int:
+        """Id of an image: its place over all splits, from 1."""
+        before = SPLITS[: SPLITS.index(split)]
+        return 1 + index + sum(len(self.index[other]) for other in before)
+
+
+def _pairs(root: Path, split: Split | None) -> list[MaskedImage]:
+    images, masks = root / "images" / (split or ""), root / "masks" / (split or "")
+    found = []
+    for path in sorted(images.glob("*")) if images.is_dir() else []:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        mask = masks / f"{path.stem}.png"
+        if not mask.is_file():
+            raise UserError(f"The image '{path}' has no mask; '{mask}' is missing.")
+        found.append(MaskedImage(path, mask))
+    return found
+
+
+def read_index_mask(path: Path) -> NDArray[np.int32]:
+    """Pixel values [H, W] of an index PNG; of a palette PNG the indices, not the colours.
+
+    Raises:
+        UserError: the file is missing, does not decode or has colours instead of values.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"The mask '{path}' cannot be decoded ({error}).") from error
+    if values.ndim != 2:
+        raise UserError(
+            f"The mask '{path}' has colours; a mask's pixel values are the numbers of the classes."
+        )
+    return values.astype(np.int32)
+
+
+def _no_objects(image: NDArray[np.uint8], file_name: str, image_id: int) -> Record:
+    height, width = image.shape[:2]
+    return Record(
+        image=image,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        area=np.zeros(0, np.float32),
+        iscrowd=np.zeros(0, bool),
+        visible=np.zeros(0, np.float32),
+        image_id=image_id,
+        file_name=file_name,
+        file_size=(height, width),
+        window=(0, 0, width, height),
+    )
+
+
+class CocoSemanticSource(CocoSource):
+    """COCO instances read as classes: 0 is background, crowds are ignored, small objects lie on top."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return ("background", *super().categories)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Ids in the file; the background has none of them, -1 stands for it."""
+        return (-1, *super().category_ids)
+
+    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+        record = super().read(split, index, epoch, window)
+        if record.masks is None:
+            raise UserError(f"'{self.root}' has boxes alone, which cannot be read as semantic masks.")
+        classes = np.where(record.iscrowd, IGNORE, record.labels + 1)
+        empty = _no_objects(record.image, record.file_name, record.image_id)
+        return replace(
+            empty,
+            file_size=record.file_size,
+            window=record.window,
+            group=record.group,
+            semantic=semantic_of(record.masks, classes),
+        )
+
+
+def semantic_of(masks: InstanceMasks, classes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """One index map [H, W] of masks: 0 where there is none, the smaller object where two overlap."""
+    if masks.flat is not None:
+        return np.concatenate([[0], classes]).astype(np.uint8)[masks.flat]
+    canvas = np.zeros(masks.size, np.uint8)
+    planes = masks.to_planes()
+    for row in np.argsort(-masks.areas(), kind="stable"):
+        canvas[planes[row]] = classes[row]
+    return canvas
