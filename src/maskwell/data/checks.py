@@ -44,9 +44,7 @@ def check_layout(layout: Layout, *, fast: bool = False) -> list[Finding]:
     ``fast`` looks at all annotations, but only at the headers of some images.
     """
     found = Findings()
-    named = {str(split): path for split, path in layout.files.items()}
-    if layout.single is not None:
-        named = {"all": layout.single}
+    named = {split or "all": path for split, path in layout.files.items()}
     loaded = [check_annotations.load(split, path, found) for split, path in named.items()]
     files = [file for file in loaded if file is not None]
     listed = []
