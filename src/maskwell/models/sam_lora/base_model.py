@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Sam3Config, Sam3Model
 from transformers.utils import logging as transformers_logging
 
@@ -51,9 +52,12 @@ def _fresh(image_size: int | None, seed: int) -> tuple[Sam3Model, PreTrainedToke
     from maskwell.data.phrases import VOCABULARY
 
     tokenizer = build_tokenizer(VOCABULARY)
+    config = tiny_config(len(tokenizer))
+    if image_size is not None:
+        _set_image_size(config, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Sam3Model(tiny_config(len(tokenizer), image_size=image_size or 128))
+        model = Sam3Model(config)
     initialise(model, seed)
     return model, tokenizer
 
@@ -62,14 +66,14 @@ def _load(name: str, image_size: int | None) -> tuple[Sam3Model, PreTrainedToken
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        config = Sam3Config.from_pretrained(name)
+        config = _read_config(name)
         if image_size is not None:
             _set_image_size(config, image_size)
         model, info = Sam3Model.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(_explain(name, error)) from error
     finally:
         transformers_logging.set_verbosity(level)
@@ -82,12 +86,22 @@ def _load(name: str, image_size: int | None) -> tuple[Sam3Model, PreTrainedToken
     return model, tokenizer
 
 
+def _read_config(name: str) -> Sam3Config:
+    """The configuration of the image model, also out of that of the video model that contains it."""
+    raw, _ = Sam3Config.get_config_dict(name)
+    kind = str(raw.get("model_type"))
+    if not kind.startswith("sam3"):
+        raise UserError(f"model.base={name} is a model of the kind '{kind}', not a SAM 3.")
+    return Sam3Config.from_dict(raw.get("detector_config") or raw)
+
+
 def _set_image_size(config: Sam3Config, image_size: int) -> None:
     patch = config.vision_config.backbone_config.patch_size
     if image_size % patch:
         nearest = max(patch, round(image_size / patch) * patch)
         raise UserError(
-            f"model.image_size={image_size} is not a multiple of the base's patch of {patch} px; try {nearest}."
+            f"model.image_size={image_size} is not a multiple of the base's patch of {patch} px; "
+            f"try {nearest}."
         )
     config.vision_config.backbone_config.image_size = image_size
 
@@ -96,15 +110,15 @@ def _explain(name: str, error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     if "gated" in text or "401" in text or "403" in text:
         return (
-            f"model.base={name}: access to these weights is restricted; accept the licence on the model's page "
-            "and run `hf auth login`, give a local directory, or use model.base=tiny."
+            f"model.base={name}: access to these weights is restricted; accept the licence on the model's "
+            "page and run `hf auth login`, give a local directory, or use model.base=tiny."
         )
     if Path(name).is_dir():
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"model.base={name}: the directory could not be read as a SAM 3 in Hub layout ({first})."
     return (
-        f"model.base={name}: neither a local directory nor reachable on the Hub from here; check the spelling "
-        "and the connection, download it to a directory and give that, or use model.base=tiny."
+        f"model.base={name}: neither a local directory nor reachable on the Hub from here; check the "
+        "spelling and the connection, download it to a directory and give that, or use model.base=tiny."
     )
 
 

@@ -105,7 +105,9 @@ class PromptedSam(nn.Module):
     def _encode(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
         for phrase in phrases:
             if not self.tokenizer(phrase, add_special_tokens=False).input_ids:
-                raise UserError(f"The prompt {phrase!r} has no word in it; give a short noun phrase such as 'nucleus'.")
+                raise UserError(
+                    f"The prompt {phrase!r} has no word in it; give a short noun phrase such as 'nucleus'."
+                )
         length = self.sam.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             list(phrases), padding="max_length", truncation=True, max_length=length, return_tensors="pt"

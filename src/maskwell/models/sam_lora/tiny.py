@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer, Sam3Config, Sam3Model
 _WIDTH = 128
 _HEADS = 4
 _MAX_TOKENS = 16
+_START, _END, _SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 _OUTSIDE_PENALTY = 6.0
 """Attention logit lost per unit of (log-scaled) distance outside the box."""
 
@@ -75,21 +76,29 @@ def tiny_config(vocab_size: int, *, image_size: int = 128) -> Sam3Config:
 
 
 def build_tokenizer(words: Iterable[str], *, vocab_size: int = 1000) -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer whose merges are learnt from ``words``; any text can be encoded."""
-    backend = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
+    """A byte-level CLIP tokenizer whose merges are learnt from ``words``.
+
+    A function of the set of words alone, so that weights trained in one process mean the same in the
+    next. Any text can be encoded; a last letter that ends none of ``words`` reads as the end token.
+    """
+    words = sorted(set(words))
+    split = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
+    backend = Tokenizer(models.BPE(unk_token=_END, end_of_word_suffix=_SUFFIX))
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = split
     backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = sorted({part[-1] + _SUFFIX for word in words for part, _ in split.pre_tokenize_str(word)})
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
+        # Letters and endings are named here: left to itself the trainer numbers endings at random.
+        special_tokens=[_START, _END, *alphabet, *endings],
+        end_of_word_suffix=_SUFFIX,
         show_progress=False,
     )
-    backend.train_from_iterator(sorted(set(words)), trainer)
+    backend.train_from_iterator(words, trainer)
     merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
     return CLIPTokenizer(vocab=backend.get_vocab(), merges=merges, model_max_length=_MAX_TOKENS)
 
