@@ -14,10 +14,12 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, checkpoint, results, runs, session
+from maskwell import build, checkpoint, plan, results, runs, session
 from maskwell.callbacks.interrupt import GracefulInterrupt
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.errors import UserError
+from maskwell.evaluation import evaluate as evaluate
+from maskwell.prediction import predict as predict
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -37,6 +39,9 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
         SystemExit: the run was stopped by Ctrl-C, after its checkpoint was written.
     """
     _quiet()
+    if cfg.plan:
+        plan.show(plan.measure(cfg))
+        return None
     run = session.start(cfg, origin or runs.Origin())
     try:
         return _train(run)

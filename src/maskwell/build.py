@@ -140,9 +140,11 @@ def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
 def _build(node: Any, key: str, **more: Any) -> Any:
     check_node(node, key)
     try:
-        return instantiate(node, _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__
+        if more:  # not through instantiate(), which would turn dataclasses among them into configurations
+            return instantiate(node, _convert_="all", _partial_=True)(**more)
+        return instantiate(node, _convert_="all")
+    except (InstantiationException, ValueError, TypeError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, ValueError | TypeError):

@@ -1,0 +1,85 @@
+"""Weights & Biases: offline where no key is set, one W&B run per run folder."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class WandbLogger(LightningWandbLogger):
+    """Lightning's WandbLogger that needs no account and goes on with the same W&B run after a resume.
+
+    Args:
+        folder: of the run; W&B writes below ``<folder>/wandb`` and the id is kept in ``wandb_id.txt``.
+        project: in W&B.
+        entity: team or user; None takes the account's default.
+        name: shown in W&B; None takes the folder's name.
+        offline: None decides by whether a key is set. ``wandb sync`` uploads an offline run later.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        project: str = "maskwell",
+        entity: str | None = None,
+        name: str | None = None,
+        offline: bool | None = None,
+    ) -> None:
+        decided = not has_key() if offline is None else offline
+        super().__init__(
+            name=name or Path(folder).name,
+            save_dir=folder,
+            id=run_id(Path(folder)),
+            project=project,
+            entity=entity,
+            offline=decided,
+            resume="allow",
+            log_model=False,
+        )
+        self._step = 0
+        if decided and offline is None:
+            _say(
+                f"wandb: no key is set, the run stays offline; upload: wandb sync {folder}/wandb/offline-run-*"
+            )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Always with a step: W&B would count its own calls otherwise."""
+        self._step = self._step if step is None else step
+        super().log_metrics(dict(metrics), self._step)
+
+
+def has_key() -> bool:
+    """Whether a key is in the environment or in the netrc file to which ``wandb login`` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path and Path(path).expanduser().is_file():
+            try:
+                return netrc.netrc(Path(path).expanduser()).authenticators(host) is not None
+            except netrc.NetrcParseError:
+                return False
+    return False
+
+
+def run_id(folder: Path) -> str:
+    """The W&B id of the run in ``folder``: made once, read again when the run is resumed."""
+    path = folder / "wandb_id.txt"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(wandb.util.generate_id() + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+@rank_zero_only
+def _say(text: Any) -> None:
+    print(text)
