@@ -7,7 +7,6 @@ image (:class:`~maskwell.data.sample.Truth`, :class:`~maskwell.data.sample.Predi
 from __future__ import annotations
 
 import colorsys
-import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -176,7 +175,7 @@ def _paint_mask(canvas: Pixels, mask: Pixels, ink: Colour) -> None:
         mask = (enlarged >= 0.5).astype(np.uint8)
     inside = mask.astype(bool)
     canvas[inside] = (canvas[inside] * (1 - _FILL) + np.array(ink) * _FILL).astype(np.uint8)
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, ink, max(1, round(min(height, width) / 220)), cv2.LINE_AA)
 
 
@@ -297,13 +296,24 @@ def _bar(text: str, width: int) -> Pixels:
 def _text_strip(text: str, width: int, *, ink: Colour, paper: Colour) -> Pixels:
     """Text wrapped to ``width`` on a plain strip."""
     font = _font()
-    per_line = max(8, int((width - 12) / (font.getlength("n") * 0.95)))
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
+    lines = [part for line in text.splitlines() for part in _wrapped(line, width - 12)]
     strip = Image.new("RGB", (width, 6 + 19 * len(lines)), paper)
     pen = ImageDraw.Draw(strip)
     for row, line in enumerate(lines):
         pen.text((6, 3 + 19 * row + 9), line, font=font, fill=ink, anchor="lm")
     return np.asarray(strip)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words, each at most ``width`` pixels long where its words allow that."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _font().getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _pad_below(picture: Pixels, height: int) -> Pixels:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskwell import draw
 from maskwell.callbacks.clock import iteration, log_step
-from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
+from maskwell.data.sample import Batch, InputSpec, Prediction, Prompt, Sample
 
 
 class Panels(Callback):
@@ -38,7 +38,7 @@ class Panels(Callback):
     """
 
     def __init__(
-        self, num_images: int = 4, every_n_validations: int = 1, base: bool = True, threshold: float = 0.5
+        self, num_images: int = 4, every_n_validations: int = 1, base: bool = True, threshold: float = 0.3
     ) -> None:
         super().__init__()
         self.num_images = num_images
@@ -177,15 +177,21 @@ def _panel(
 
 
 def _caption(sample: Sample, prediction: Prediction) -> str:
-    """Every prompt with how many objects it names and the score that its concept is present."""
-    entries = []
-    for prompt in sample.prompts:
-        number = f"{len(prompt.objects)} objects" if prompt.objects else "none here"
-        score = (prediction.present or {}).get(prompt.label)
-        entries.append(
-            f'"{prompt.text}" ({number}' + (f", present {score:.2f})" if score is not None else ")")
-        )
-    return "prompts: " + " · ".join(entries) if entries else ""
+    """Prompts that name objects, and the most believed one that names none, with the scores of presence."""
+    present = prediction.present or {}
+
+    def entry(prompt: Prompt) -> str:
+        score = f" {present[prompt.label]:.2f}" if prompt.label in present else ""
+        return f'"{prompt.text}"{score}'
+
+    named = [f"{entry(prompt)} ({len(prompt.objects)})" for prompt in sample.prompts if prompt.objects]
+    absent = [prompt for prompt in sample.prompts if not prompt.objects]
+    lines = ["prompts (objects): " + " · ".join(named)] if named else []
+    if absent:
+        believed = max(absent, key=lambda prompt: present.get(prompt.label, 0.0))
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        lines.append(f"not in the image: {entry(believed)}{more}")
+    return "\n".join(lines)
 
 
 def _send(logger: Logger, sheet: draw.Pixels, step: int) -> None:

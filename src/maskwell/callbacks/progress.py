@@ -203,6 +203,6 @@ def _object_counts(datamodule: Any) -> str:
     if summary is None:
         return ""
     facts = summary()
-    samples = ", ".join(str(n) for n in facts.first_samples)
+    samples = ", ".join(str(n) for n in facts.first_samples[:8])
     batches = ", ".join(str(n) for n in facts.first_batches)
     return f"      objects in the first samples: {samples}; in the first batches: {batches}"
