@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY     := .venv/bin/python
 READY  := .venv/.ready
+BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help train eval predict test smoke lint type data-check bench results clean
@@ -53,10 +54,10 @@ data-check: $(READY)  ## findings in a data folder (ARGS=/path/to/data)
 	@$(PY) -m maskwell.data.checks $(ARGS)
 
 bench: $(READY)  ## every benchmark in its quick form (ARGS= for the full one)
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script $(or $(ARGS),--quick) || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name $(or $(ARGS),--quick) || exit 1; done
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
-	@$(PY) benchmarks/_readme.py
+	@$(PY) -m benchmarks.results_table
 
 clean:  ## remove caches and builds (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -102,9 +102,14 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Processor, cores this process may use, memory, and the GPU where there is one."""
+    """Processor, cores that this process may use, memory, and the GPU where there is one."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    parts = [_processor(), f"{usable_cores()} cores", f"{memory:.0f} GiB", platform.system()]
+    parts = [
+        _processor(),
+        f"{usable_cores()} of {os.cpu_count()} cores",
+        f"{memory:.0f} GiB",
+        platform.system(),
+    ]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)

@@ -74,9 +74,11 @@ def match_counts(result: PromptResult, threshold: float) -> Tensor:
     if result.rles is not None and result.true_rles is not None:
         overlaps = masks.iou([result.rles[i] for i in kept], result.true_rles)
     else:
-        overlaps = boxes.iou(*boxes.pairwise(result.boxes[kept].double(), result.true_boxes.double()))
-    rows, columns = linear_sum_assignment(overlaps.cpu().numpy(), maximize=True)
-    matched = overlaps[torch.from_numpy(rows), torch.from_numpy(columns)].cpu()
+        overlaps = boxes.iou(
+            *boxes.pairwise(result.boxes[kept].cpu().double(), result.true_boxes.cpu().double())
+        )
+    rows, columns = linear_sum_assignment(overlaps.numpy(), maximize=True)
+    matched = overlaps[torch.from_numpy(rows), torch.from_numpy(columns)]
     hits = (matched.unsqueeze(1) >= torch.tensor(IOU_THRESHOLDS, dtype=torch.float64)).sum(0)
     return torch.stack([hits, len(kept) - hits, len(result.true_boxes) - hits])
 
@@ -121,7 +123,7 @@ class ConceptF1(Metric):
         negatives, positives = self.answers.sum(1).tolist()
         figures: dict[str, Tensor] = {}
         if positives:
-            hits, false_positives, misses = self.matches.double()
+            hits, false_positives, misses = self.matches.cpu().double()
             figures["pmf1"] = (2 * hits / (2 * hits + false_positives + misses)).mean().float()
         if positives and negatives:
             figures["il_mcc"] = matthews(self.answers).float()
@@ -131,7 +133,7 @@ class ConceptF1(Metric):
 
 def matthews(confusion: Tensor) -> Tensor:
     """Matthews correlation coefficient of a 2x2 table [truth, answer]; 0 where one answer is never given."""
-    table = confusion.double()
+    table = confusion.cpu().double()
     scale = (table.sum(0).prod() * table.sum(1).prod()).sqrt().clamp(min=1.0)
     return (table[1, 1] * table[0, 0] - table[0, 1] * table[1, 0]) / scale
 

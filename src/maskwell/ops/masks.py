@@ -31,8 +31,8 @@ def encode(masks: Tensor | npt.NDArray[Any]) -> list[Rle]:
         raise ValueError(f"Masks to encode must be [N, H, W], not {list(array.shape)}.")
     if array.shape[0] == 0:
         return []
-    binary = (array != 0).astype(np.uint8)
-    return list(coco_mask.encode(np.asfortranarray(binary.transpose(1, 2, 0))))
+    binary = array if array.dtype == bool else array != 0
+    return list(coco_mask.encode(np.asfortranarray(binary.view(np.uint8).transpose(1, 2, 0))))
 
 
 def decode(rles: Sequence[Rle], size: tuple[int, int]) -> Tensor:

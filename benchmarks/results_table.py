@@ -1,0 +1,156 @@
+"""Write the README's results from ``benchmarks/results/*.json``: ``python -m benchmarks.results_table``.
+
+What is shown is declared in ``GRIDS`` (methods against metrics, one file each) and ``LINES`` (single
+figures). A file that does not exist yet is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One results file as a table: figure ``<row>.<column>`` in each cell, printed as ``columns`` says.
+
+    ``rows`` maps figure prefixes to labels; ``columns`` figure names to (label, format).
+    """
+
+    title: str
+    file: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure: ``text`` says what it is, ``form`` prints it, ``goal`` is what was aimed at."""
+
+    text: str
+    file: str
+    figure: str
+    form: str
+    goal: str
+
+
+GRIDS = (
+    Grid(
+        "SAM-LoRA on real nuclei (dsb2018, 97 whole test images, mask figures)",
+        "sam_lora_dsb2018",
+        {
+            "base": "small base, as shipped",
+            "adapter": "LoRA adapter on it",
+            "full": "full fine-tuning of it",
+            "classical": "Otsu and split, nothing trained",
+        },
+        {
+            "map": ("mAP", "{:.3f}"),
+            "map_50": ("mAP at .50", "{:.3f}"),
+            "pmf1": ("pmF1", "{:.3f}"),
+            "il_mcc": ("IL_MCC", "{:.3f}"),
+            "trainable_share": ("trained", "{:.1%}"),
+            "minutes": ("minutes", "{:.0f}"),
+            "peak_gib": ("peak GiB", "{:.1f}"),
+        },
+    ),
+)
+
+LINES = (
+    Line("COCO mAP, speed against pycocotools", "coco_map", "speedup", "{:.0f}×", "≥ 10×"),
+    Line("COCO mAP, largest difference from pycocotools", "coco_map", "max_abs_diff", "{:.0e}", "< 1e-6"),
+    Line("Loader, speed against annToMask and PIL", "loader", "speedup", "{:.1f}×", "≥ 2×"),
+    Line("Five prompts, step time against one", "prompts", "ratio_5_to_1", "{:.2f}", ""),
+    Line("Five prompts, step time against five images", "prompts", "ratio_5_to_repeated", "{:.2f}", "≤ 0.65"),
+    Line("Mask loss, memory dense / sampled at 1008 px", "mask_loss", "memory_ratio", "{:.0f}×", "≥ 10×"),
+    Line("SAM 3 (840 M) LoRA step on a GPU", "sam3_full_gpu", "seconds_per_iteration", "{:.2f} s", "0.3 s"),
+    Line("SAM 3 (840 M) LoRA peak memory", "sam3_full_gpu", "peak_gib", "{:.1f} GiB", "< 24 GiB"),
+)
+
+
+def render(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of all declared figures; ``results`` maps file names (without .json) to their content."""
+    blocks = [_grid(grid, results[grid.file]) for grid in GRIDS if grid.file in results]
+    lines = [line for line in LINES if line.file in results]
+    if lines:
+        rows = [_row("", "figure", "goal", "command"), _row("---", "---:", "---:", "---")]
+        rows += [_line(line, results[line.file]) for line in lines]
+        blocks.append("\n".join(rows))
+    return "\n\n".join(blocks)
+
+
+def insert(page: str, table: str) -> str:
+    """``page`` with ``table`` between the markers.
+
+    Raises:
+        ValueError: the page does not have both markers once, in this order.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"The page needs the markers {BEGIN} and {END}, once each and in this order.")
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    return f"{before}{BEGIN}\n{table}\n{after}"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every results file of a folder by its name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def _grid(grid: Grid, result: Mapping[str, Any]) -> str:
+    figures = harness.flat(result["figures"])
+    rows = [
+        _row("", *(label for label, _ in grid.columns.values())),
+        _row("---", *("---:" for _ in grid.columns)),
+    ]
+    for prefix, label in grid.rows.items():
+        cells = [
+            _cell(figures.get(f"{prefix}.{name}"), form, figures.get(f"{prefix}.{name}.std"))
+            for name, (_, form) in grid.columns.items()
+        ]
+        if any(cell != MISSING for cell in cells):
+            rows.append(_row(label, *cells))
+    return f"**{grid.title}** (`{result['command']}`)\n\n" + "\n".join(rows)
+
+
+def _line(line: Line, result: Mapping[str, Any]) -> str:
+    figures = harness.flat(result["figures"])
+    return _row(line.text, _cell(figures.get(line.figure), line.form), line.goal, f"`{result['command']}`")
+
+
+def _cell(value: float | None, form: str, spread: float | None = None) -> str:
+    if value is None:
+        return MISSING
+    return form.format(value) + (f" ± {form.format(spread)}" if spread else "")
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    args = parser.parse_args()
+    readme = harness.ROOT / "README.md"
+    old = readme.read_text()
+    new = insert(old, render(read_results(harness.RESULTS)))
+    if args.check and new != old:
+        print("The README's results table is out of date; run `make results`.")
+        return 1
+    if not args.check:
+        readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
