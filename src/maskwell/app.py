@@ -152,7 +152,11 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # 0 workers is the default on purpose: small machines
         ".*your dataloader is not resumable.*",  # the sampler goes on where the trainer stands
+        ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
         ".*LeafSpec.*",
+        ".*is_gradient_checkpointing.*",
+        ".*Unable to fetch remote file.*",  # peft looks for the base on the Hub; a local one is not there
+        ".*Could not find a config file in.*",
         ".*Found .* module.s. in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message)

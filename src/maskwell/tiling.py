@@ -199,14 +199,11 @@ def _matches(layout: _Layout, neighbours: Neighbours, pieces: _Pieces, alive: Fl
         candidate = (pieces.labels[first][:, None] == pieces.labels[second]) & (iou > 0)
         same += _indices(candidate & ((iou > _SAME_IOU) | (share > _SAME_SHARE)), first, second)
         # Two parts of one object face each other: each is cut by an edge that the other's tile sees past.
-        from_first = np.asarray((pieces.cut[first] & layout.runs_through(a, b)).any(1))
-        from_second = np.asarray((pieces.cut[second] & layout.runs_through(b, a)).any(1))
-        facing = from_first[:, None] & from_second
-        parts += [
-            (i, j)
-            for i, j in _indices(candidate & facing, first, second)
-            if _agreement(pieces, i, j, common) > _AGREEMENT
-        ]
+        cut_first = np.flatnonzero((pieces.cut[first] & layout.runs_through(a, b)).any(1))
+        cut_second = np.flatnonzero((pieces.cut[second] & layout.runs_through(b, a)).any(1))
+        agree = _agreement(pieces, first[cut_first], second[cut_second], common) > _AGREEMENT
+        facing = candidate[np.ix_(cut_first, cut_second)]
+        parts += _indices(facing & agree, first[cut_first], second[cut_second])
     return same, parts
 
 
@@ -230,18 +227,20 @@ def _overlaps(pieces: _Pieces, first: Ints, second: Ints) -> tuple[Floats, Float
     return iou, intersection / np.maximum(np.minimum(areas[0][:, None], areas[1]), 1e-9)
 
 
-def _agreement(pieces: _Pieces, i: int, j: int, common: Ints) -> float:
-    """IoU of two detections inside the area that both their tiles see."""
+def _agreement(pieces: _Pieces, first: Ints, second: Ints, common: Ints) -> Floats:
+    """IoU [A, B] of two sets of detections inside the area that both their tiles see."""
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
     if pieces.rles is None:
-        limit = torch.from_numpy(common).double()
-        pair = torch.from_numpy(pieces.extent[[i, j]])
-        clipped = torch.cat(
-            [torch.maximum(pair[:, :2], limit[:2]), torch.minimum(pair[:, 2:], limit[2:])], dim=1
-        )
-        return float(box_ops.iou(clipped[0], clipped[1]))
+        low, high = np.tile(common[:2], 2), np.tile(common[2:], 2)
+        clipped = torch.from_numpy(np.clip(pieces.extent, low, high))
+        return np.asarray(box_ops.iou(*box_ops.pairwise(clipped[first], clipped[second])).numpy())
     x, y, right, bottom = (int(v) for v in common)
-    one, two = mask_ops.crop([pieces.rles[i], pieces.rles[j]], (x, y, right - x, bottom - y))
-    return float(mask_ops.iou([one], [two]))
+    one, two = (
+        mask_ops.crop([pieces.rles[i] for i in index], (x, y, right - x, bottom - y))
+        for index in (first, second)
+    )
+    return np.asarray(mask_ops.iou(one, two).numpy())
 
 
 def _indices(chosen: Flags, first: Ints, second: Ints) -> Pairs:

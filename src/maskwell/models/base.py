@@ -160,6 +160,7 @@ class BaseTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["family"] = self.family
         checkpoint["iteration"] = self.iteration
+        checkpoint["categories"] = list(self.categories)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint.get("iteration", 0))

@@ -1,0 +1,209 @@
+"""The Python interface: ``maskwell.load(ckpt).predict(image, prompt="nucleus")``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from maskwell import draw, restore
+from maskwell.data.images import from_pil, read_image
+from maskwell.data.sample import Prediction, Prompt
+from maskwell.errors import UserError
+from maskwell.inference import Request, predict_images
+from maskwell.models.base import BaseTask
+from maskwell.ops import masks as mask_ops
+from maskwell.ops.masks import Rle
+from maskwell.tiling import OVERLAP
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+"""A file, a PIL image, or uint8 RGB [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best score first.
+
+    ``image`` uint8 RGB [H, W, 3]; ``prompts``: the phrases asked; ``prediction``: the detections in
+    pixels of the image, their labels being indices into ``prompts``; ``max_confidence``: the best
+    score of all, below the threshold too.
+    """
+
+    image: NDArray[np.uint8]
+    prompts: tuple[str, ...]
+    prediction: Prediction
+    max_confidence: float
+
+    @property
+    def count(self) -> int:
+        """Number of objects."""
+        return len(self.prediction.scores)
+
+    @property
+    def boxes(self) -> Tensor:
+        """float32 [K, 4], xyxy in pixels."""
+        return self.prediction.boxes
+
+    @property
+    def scores(self) -> Tensor:
+        """float32 [K] in [0, 1]."""
+        return self.prediction.scores
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The phrase that each of the K objects answers."""
+        return tuple(self.prompts[label] for label in self.prediction.labels.tolist())
+
+    @property
+    def rles(self) -> list[Rle]:
+        """K masks as compressed COCO run lengths."""
+        return self.prediction.rles or []
+
+    @property
+    def masks(self) -> Tensor:
+        """bool [K, H, W], decoded at each access."""
+        return mask_ops.decode(self.rles, self.prediction.size)
+
+    def overlay(self) -> NDArray[np.uint8]:
+        """The image with masks and scores drawn on it, uint8 [h, w, 3], enlarged where it is small."""
+        return draw.overlay(self.image, self.prediction, self.prompts, max_side=_OVERLAY_SIDE)
+
+
+_OVERLAY_SIDE = 4096  # px; larger images are drawn smaller
+
+
+class Model:
+    """A model ready to answer prompts about images.
+
+    Args:
+        task: on its device.
+        phrases: what is asked where the caller gives no prompt.
+    """
+
+    def __init__(self, task: BaseTask, phrases: Sequence[str] = ()) -> None:
+        self.task = task
+        self.phrases = tuple(phrases)
+
+    def predict(
+        self,
+        image: Picture,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        threshold: float = 0.3,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
+    ) -> Detections:
+        """Find the objects that one or several phrases name.
+
+        Args:
+            image: path, PIL image or uint8 RGB [H, W, 3].
+            prompt: phrase or phrases; None for those the model was trained with.
+            threshold: lowest score of a detection.
+            tile: side in px of the windows into which a large image is cut; None: the whole image.
+            overlap: least share of a tile that its neighbour sees too.
+            batch_size: tiles that go through the network at once.
+
+        Raises:
+            UserError: the image cannot be read, or a prompt has no word in it.
+        """
+        [found] = self.predict_all(
+            [image], prompt, threshold=threshold, tile=tile, overlap=overlap, batch_size=batch_size
+        )
+        return found
+
+    def predict_all(
+        self,
+        images: Iterable[Picture],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        threshold: float = 0.3,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
+    ) -> Iterator[Detections]:
+        """:meth:`predict` for many images, in order; they are read as needed."""
+        texts = self._texts(prompt)
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold={threshold} is no score between 0 and 1.")
+        prompts = tuple(Prompt(text, (), label) for label, text in enumerate(texts))
+        waiting: deque[Request] = deque()
+
+        def requests() -> Iterator[Request]:
+            for image in images:
+                waiting.append(Request(_pixels(image), prompts))
+                yield waiting[-1]
+
+        for prediction in predict_images(
+            self.task, requests(), tile=tile, overlap=overlap, batch_size=batch_size
+        ):
+            best = float(prediction.scores.max()) if len(prediction.scores) else 0.0
+            yield Detections(waiting.popleft().image, texts, _above(prediction, threshold), best)
+
+    def _texts(self, prompt: str | Sequence[str] | None) -> tuple[str, ...]:
+        texts = self.phrases if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        if not texts:
+            raise UserError("No prompt was given and the model knows no categories; name what to look for.")
+        if odd := [text for text in texts if not isinstance(text, str) or not text.strip()]:
+            raise UserError(
+                f"The prompt {odd[0]!r} has no word in it; give a short noun phrase such as 'nucleus'."
+            )
+        return tuple(dict.fromkeys(texts))
+
+
+def load(ckpt: str | Path, *, device: str | torch.device | None = None) -> Model:
+    """The model of a checkpoint.
+
+    Args:
+        ckpt: a ``.ckpt`` file or the folder of a run, of which the best checkpoint is taken.
+        device: where it runs; None: the GPU where there is one.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, holds pickled code or was trained on another base.
+    """
+    path = restore.find(str(ckpt), Path(), "")
+    return from_restored(restore.restore(path), device)
+
+
+def from_restored(restored: restore.Restored, device: str | torch.device | None = None) -> Model:
+    """A model that asks for the categories it was trained with, under the names it was trained with."""
+    task = restored.task.to(device or restore.best_device())
+    return Model(task, _phrases(restored.cfg, restored.categories))
+
+
+def _phrases(cfg: DictConfig, categories: Sequence[str]) -> tuple[str, ...]:
+    rename = OmegaConf.select(cfg, "data.prompts.rename") or {}
+    return tuple(str(rename.get(name, name)) for name in categories)
+
+
+def _pixels(image: Picture) -> NDArray[np.uint8]:
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f"An image is a path, a PIL image or a uint8 RGB array [H, W, 3], not {what}.")
+    if 0 in image.shape:
+        raise UserError(f"The image {list(image.shape)} has no pixel.")
+    return image
+
+
+def _above(prediction: Prediction, threshold: float) -> Prediction:
+    """The detections of at least ``threshold``; they come first, being sorted."""
+    count = int((prediction.scores >= threshold).sum())
+    return replace(
+        prediction,
+        boxes=prediction.boxes[:count],
+        scores=prediction.scores[:count],
+        labels=prediction.labels[:count],
+        rles=None if prediction.rles is None else prediction.rles[:count],
+    )

@@ -1,0 +1,177 @@
+"""``python evaluate.py``: all metrics of a model on the whole images of a split, tiled where asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+
+from maskwell import build, coco_results, restore, results, runs
+from maskwell.data.datamodule import DataModule
+from maskwell.data.dataset import truth_of
+from maskwell.data.sample import Prediction, Prompt
+from maskwell.data.source import SPLITS, Record, Split
+from maskwell.errors import UserError, nearest
+from maskwell.inference import Request, predict_images
+from maskwell.metrics.coco_map import CocoMap
+from maskwell.metrics.concept import ConceptF1, DetectionStats, prompt_results
+from maskwell.models.base import BaseTask
+from maskwell.tiling import OVERLAP
+
+MIN_SCORE = 0.05
+"""Detections below it are neither merged nor scored; it bounds the work on crowded images."""
+
+
+def evaluate(cfg: DictConfig, origin: runs.Origin | None = None) -> dict[str, float]:
+    """Score a checkpoint, or a base alone, on the whole images of ``cfg.split``; print and write the figures.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        UserError: no such model, data or split.
+    """
+    if cfg.split not in SPLITS:
+        raise UserError(f"split={cfg.split} is none of {', '.join(SPLITS)}.{nearest(str(cfg.split), SPLITS)}")
+    task, used, path = _task(cfg, origin or runs.Origin())
+    data = build.datamodule(used, task)
+    annotations: list[dict[str, Any]] = []
+
+    def keep(record: Record, prediction: Prediction) -> None:
+        annotations.extend(coco_results.entries(prediction, record.image_id, data.category_ids))
+
+    figures = evaluate_task(
+        task.to(restore.best_device()),
+        data,
+        cfg.split,
+        tile=cfg.tile,
+        overlap=cfg.overlap,
+        max_dets=cfg.max_dets,
+        on_image=keep,
+    )
+    folder = Path(cfg.output) if cfg.output else _folder(path)
+    name = str(path) if path else str(used.model.get("base", used.model._target_))
+    content = {
+        "model": name,
+        "split": cfg.split,
+        "images": data.source.size(cfg.split),
+        "tile": cfg.tile,
+        "overlap": cfg.overlap,
+        "max_dets": list(cfg.max_dets),
+        "min_score": MIN_SCORE,
+        "metrics": figures,
+    }
+    coco_results.write(content, folder / "metrics.json")
+    coco_results.write(annotations, folder / "predictions.json")
+    _show(content, folder)
+    return figures
+
+
+def evaluate_task(
+    task: BaseTask,
+    data: DataModule,
+    split: Split = "test",
+    *,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
+    max_dets: Sequence[int] = (1, 10, 100),
+    batch_size: int | None = None,
+    on_image: Callable[[Record, Prediction], None] | None = None,
+) -> dict[str, float]:
+    """All metrics of a task on the whole images of a split.
+
+    Every category is asked on every image, with words that are in none of them where the data has
+    one category only.
+
+    Args:
+        task: on the device where it shall run.
+        data: set up.
+        split: which images.
+        tile: side of the windows in px; None for whole images at once.
+        overlap: least share of a tile that its neighbour sees too.
+        max_dets: detections per image and category that COCO mAP counts.
+        batch_size: windows that go through the network at once; None: as in validation.
+        on_image: gets each image's record and its prediction.
+
+    Returns:
+        ``map``, ``map_50``, ..., ``ap/<category>``, ``bbox_map``, ..., ``pmf1``, ``il_mcc``, ``cgf1``,
+        ``detections_per_image``, ``max_confidence``: what is defined on this data.
+    """
+    if not data.source.size(split):
+        raise UserError(f"The data has no images in the split '{split}'.")
+    coco, concept, stats = CocoMap(data.categories, max_dets=max_dets), ConceptF1(), DetectionStats()
+    waiting: deque[tuple[Record, tuple[Prompt, ...]]] = deque()
+
+    def requests() -> Iterator[Request]:
+        for record in track(_records(data, split), f"evaluating {split}", total=data.source.size(split)):
+            prompts = _prompts(record, data)
+            waiting.append((record, prompts))
+            yield Request(record.image, prompts)
+
+    answers = predict_images(
+        task,
+        requests(),
+        tile=tile,
+        overlap=overlap,
+        batch_size=batch_size or data.eval_batch_size,
+        min_score=MIN_SCORE,
+    )
+    for prediction in answers:
+        record, prompts = waiting.popleft()
+        truth = truth_of(record)
+        coco.update([prediction], [truth])
+        concept.update(prompt_results(prediction, truth, [prompt.label for prompt in prompts]))
+        stats.update([prediction])
+        if on_image is not None:
+            on_image(record, prediction)
+    figures = coco.compute() | concept.compute() | stats.compute()
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _records(data: DataModule, split: Split) -> Iterator[Record]:
+    for index in range(data.source.size(split)):
+        yield data.source.read(split, index, 0, None)
+
+
+def _prompts(record: Record, data: DataModule) -> tuple[Prompt, ...]:
+    """Every category and the words that name nothing, the latter labelled -1, -2, ... to tell them apart."""
+    if data.prompts is None:
+        return ()
+    labels = [int(label) for label in record.labels[~record.iscrowd]]
+    asked = data.prompts.evaluation(labels, data.categories)
+    words = [prompt for prompt in asked if prompt.label < 0]
+    named = [prompt for prompt in asked if prompt.label >= 0]
+    return (*named, *(replace(word, label=-1 - number) for number, word in enumerate(words)))
+
+
+def _task(cfg: DictConfig, origin: runs.Origin) -> tuple[BaseTask, DictConfig, Path | None]:
+    """The task, the configuration of its model and data, and its checkpoint."""
+    if not cfg.ckpt:
+        return build.task(cfg), cfg, None
+    path = restore.find(cfg.ckpt, Path(cfg.paths.runs), build.family(cfg))
+    print(f"checkpoint: {path}")
+    restored = restore.restore(
+        path, lambda stored: restore.with_overrides(stored, cfg, origin, path, ("model", "data"))
+    )
+    return restored.task, restored.cfg, path
+
+
+def _folder(path: Path | None) -> Path:
+    run = runs.folder_of(path) if path else None
+    return runs.create(run or Path(), "evaluations", datetime.now())
+
+
+def _show(content: dict[str, Any], folder: Path) -> None:
+    column = {"trained": content["metrics"], "labels": {"trained": "value"}}
+    Console().print(results.table({"split": content["split"], "images": content["images"], **column}))
+    for name, value in content["metrics"].items():
+        if name.startswith("ap/"):
+            print(f"{name:<24}{value:.4f}")
+    print(f"metrics:     {folder / 'metrics.json'}\npredictions: {folder / 'predictions.json'}")

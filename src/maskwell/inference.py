@@ -1,0 +1,126 @@
+"""A task's answers about images of any size: windows in batches, one prediction per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskwell import tiling
+from maskwell.data.sample import Geometry, Prediction, Prompt, Sample, collate
+from maskwell.data.source import Window
+from maskwell.data.transforms import content_size, network_image
+from maskwell.models.base import BaseTask
+from maskwell.ops import masks as mask_ops
+
+
+@dataclass(frozen=True)
+class Request:
+    """An image, uint8 RGB [H, W, 3], and what is asked about it (nothing for models without prompts)."""
+
+    image: NDArray[np.uint8]
+    prompts: tuple[Prompt, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def predict_images(
+    task: BaseTask,
+    requests: Iterable[Request],
+    *,
+    tile: int | None = None,
+    overlap: float = tiling.OVERLAP,
+    batch_size: int = 8,
+    min_score: float = 0.0,
+) -> Iterator[Prediction]:
+    """One prediction per request, in order, in the frame of its image; requests are read as needed.
+
+    Batches are filled across images. The task is put into evaluation mode and back.
+
+    Args:
+        task: on the device where it shall run.
+        requests: the images.
+        tile: side of the windows in image px, None for whole images; see :func:`maskwell.tiling.grid`.
+        overlap: least share of a tile that its neighbour sees too.
+        batch_size: windows that go through the network at once.
+        min_score: detections below it, and those without a pixel, are left out before tiles are merged.
+    """
+    was_training = task.training
+    task.eval()
+    try:
+        jobs = _jobs(task, requests, tile, overlap)
+        while batch := list(islice(jobs, batch_size)):
+            for job, prediction in zip(batch, _answer(task, [job.sample for job in batch]), strict=True):
+                answers = job.whole.answers
+                answers.append(_kept(prediction, min_score))
+                if len(answers) == len(job.whole.windows):
+                    yield tiling.merge(job.whole.windows, answers, job.whole.size)
+    finally:
+        task.train(was_training)
+
+
+@dataclass
+class _Whole:
+    """An image of which some windows are answered."""
+
+    size: tuple[int, int]
+    windows: list[Window]
+    answers: list[Prediction] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Job:
+    whole: _Whole
+    sample: Sample
+
+
+def _jobs(task: BaseTask, requests: Iterable[Request], tile: int | None, overlap: float) -> Iterator[_Job]:
+    for index, request in enumerate(requests):
+        whole = _Whole(request.size, tiling.grid(request.size, tile, overlap))
+        for window in whole.windows:
+            yield _Job(whole, _sample(task, request, window, index))
+
+
+def _sample(task: BaseTask, request: Request, window: Window, index: int) -> Sample:
+    """A window as training would see it, without objects."""
+    x, y, width, height = window
+    content = content_size((height, width), task.input_spec)
+    return Sample(
+        image=network_image(request.image[y : y + height, x : x + width], task.input_spec),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        geometry=Geometry(request.size, window, content, content),
+        image_id=index,
+        file_name="",
+        prompts=request.prompts,
+    )
+
+
+def _answer(task: BaseTask, samples: list[Sample]) -> list[Prediction]:
+    spec = task.input_spec
+    batch = collate(samples, spec.multiple if spec.fit == "pad" else 1).to(task.device)
+    with torch.inference_mode():
+        return task.predict_batch(batch)
+
+
+def _kept(prediction: Prediction, min_score: float) -> Prediction:
+    """The detections that have a pixel and a score of at least ``min_score``."""
+    keep = prediction.scores >= min_score
+    if prediction.rles is not None:
+        keep &= mask_ops.area(prediction.rles) > 0
+    chosen = keep.nonzero().flatten().tolist()
+    return replace(
+        prediction,
+        boxes=prediction.boxes[keep],
+        scores=prediction.scores[keep],
+        labels=prediction.labels[keep],
+        rles=None if prediction.rles is None else [prediction.rles[i] for i in chosen],
+        points=None if prediction.points is None else prediction.points[keep],
+    )
