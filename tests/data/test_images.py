@@ -155,7 +155,7 @@ def test_missing_cut_off_and_foreign_files(tmp_path: Path, rgb: np.ndarray) -> N
         buffer = io.BytesIO()
         Image.fromarray(big).save(buffer, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
         (tmp_path / f"half.{suffix}").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-        with pytest.raises(UserError, match=f"half.{suffix}.*cannot be decoded"):
+        with pytest.raises(UserError, match=rf"half\.{suffix}.*cannot be decoded"):
             read_image(tmp_path / f"half.{suffix}")
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match=r"text\.png.*cannot be decoded"):

@@ -90,7 +90,8 @@ def _by_split(root: Path) -> dict[Split, Path]:
 
 
 def _roboflow(root: Path) -> dict[Split, Path]:
-    return _with_training({split: root / word / _ROBOFLOW for word, split in _SPLIT_WORDS.items()})
+    files = {word: root / word / _ROBOFLOW for word in _SPLIT_WORDS}
+    return _with_training({_SPLIT_WORDS[word]: file for word, file in files.items() if file.is_file()})
 
 
 def _instances(root: Path) -> dict[Split, Path]:
