@@ -79,10 +79,11 @@ class Incident:
         return min(self.findings, key=lambda f: (f.depth, -RANK[f.severity]))
 
     def add(self, finding: Finding) -> None:
-        """Take a finding in; the newer evidence of a known one replaces the older."""
+        """Take a finding in; newer evidence of a known one replaces the older, unless it is milder."""
         for index, known in enumerate(self.findings):
             if known.key == finding.key:
-                self.findings[index] = replace(finding, step=known.step)
+                if RANK[finding.severity] >= RANK[known.severity]:
+                    self.findings[index] = replace(finding, step=known.step)
                 return
         self.findings.append(finding)
 
