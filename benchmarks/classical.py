@@ -171,6 +171,9 @@ def main() -> None:
     parser = harness.arguments(__doc__ or "")
     parser.add_argument("--choose", type=Path, help="search the settings on val, cell by cell, in this file")
     args = parser.parse_args()
+    if harness.real_data("dsb2018") is None:
+        print("Skipped: MASKWELL_DATA does not lead to a folder that holds dsb2018/.")
+        return
     start = time.perf_counter()
     harness.use_cores(1)
     cv2.setNumThreads(1)
