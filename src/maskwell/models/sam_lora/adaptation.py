@@ -70,7 +70,8 @@ def adapt(
         return sam
     if adaptation == "lora":
         return _inject(sam, lora, train_text)
-    raise UserError(f"model.adaptation={adaptation} is not known.{nearest(adaptation, ('lora', 'full', 'heads'))}")
+    near = nearest(adaptation, ("lora", "full", "heads"))
+    raise UserError(f"model.adaptation={adaptation} is not known; use lora, full or heads.{near}")
 
 
 def _freeze_clip_pooling(sam: Sam3Model) -> None:

@@ -42,7 +42,10 @@ class Answers:
 
     def __call__(self) -> list[Prediction]:
         """One prediction per sample: all its prompts' detections together, best first."""
-        return [_merge(sample, answers) for sample, answers in zip(self.batch.samples, self.by_prompt, strict=True)]
+        return [
+            _merge(sample, answers)
+            for sample, answers in zip(self.batch.samples, self.by_prompt, strict=True)
+        ]
 
     @cached_property
     def by_prompt(self) -> list[list[tuple[Prompt, Prediction]]]:

@@ -65,7 +65,9 @@ class SetLoss:
     mask_supervision: Literal["sampled", "dense"] = "sampled"
     mask_points: int = 12_544
 
-    def __call__(self, outputs: PromptOutputs, targets: Sequence[RowTarget]) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and raw terms of the last layer (``loss_aux``: weighted sum of the other layers).
 
         Args:

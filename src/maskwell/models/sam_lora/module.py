@@ -89,7 +89,9 @@ class SamLora(BaseTask):
             "num_prompts": torch.tensor(float(len(rows))),
             "negative_share": torch.tensor(1 - positives / len(rows)),
         }
-        return StepOutput(loss, parts, facts, predict=Answers(rows, outputs.detached(), batch, self.detection))
+        return StepOutput(
+            loss, parts, facts, predict=Answers(rows, outputs.detached(), batch, self.detection)
+        )
 
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """Answers to the prompts each sample carries; labels are the prompts' labels."""
@@ -99,7 +101,9 @@ class SamLora(BaseTask):
     def _answer(self, batch: Batch) -> tuple[list[Row], PromptOutputs]:
         rows = [(i, prompt) for i, sample in enumerate(batch.samples) for prompt in sample.prompts]
         if not rows:
-            raise UserError("The data carries no prompts; sam_lora needs data.prompts (category names or phrases).")
+            raise UserError(
+                "The data carries no prompts; sam_lora needs data.prompts (category names or phrases)."
+            )
         image_of_row = torch.tensor([i for i, _ in rows], device=batch.images.device)
         return rows, self.net(batch.images, image_of_row, [prompt.text for _, prompt in rows])
 
@@ -134,13 +138,13 @@ class SamLora(BaseTask):
             metric.reset()
         return result
 
-
     def save_adapter(self, folder: str | Path) -> bool:
         """Write the adapter as a plain peft folder; False (and nothing written) without an adapter."""
         if not isinstance(self.net.model, PeftModel):
             return False
         self.net.model.peft_config["default"].base_model_name_or_path = self.base
-        self.net.model.save_pretrained(str(folder))
+        # The word embeddings are never changed; left to itself peft asks the Hub whether they were.
+        self.net.model.save_pretrained(str(folder), save_embedding_layers=False)
         return True
 
     def save_merged(self, folder: str | Path) -> None:
@@ -176,9 +180,10 @@ class SamLora(BaseTask):
                 f"The checkpoint was trained on base '{checkpoint.get('base')}' with other weights than "
                 f"model.base={self.base} has; give the base it was trained on."
             )
-        expected, stored = {n for n, _ in self.trainable_parameters()}, set(checkpoint["state_dict"])
+        expected = {(name, p.shape) for name, p in self.trainable_parameters()}
+        stored = {(name, tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         if expected != stored:
-            odd = sorted(expected ^ stored)[0]
+            odd = min(name for name, _ in expected ^ stored)
             raise UserError(
                 f"The checkpoint holds {len(stored)} trained tensors, this model trains {len(expected)} "
                 f"(first difference: {odd}); model.adaptation and model.lora must be those of the checkpoint."
