@@ -65,7 +65,7 @@ def _train(run: session.Session) -> float | None:
     started = time.monotonic()
     _fit(trainer, task, data, run)
     score = trainer.callback_metrics.get(task.monitor)
-    best = _best(trainer)
+    best = _best(run)
     if cfg.test:
         _evaluate(trainer, task, data, run, "trained", best)
     if trainer.is_global_zero:
@@ -121,10 +121,10 @@ def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Sessio
         raise SystemExit(130) from stopped
 
 
-def _best(trainer: Trainer) -> str | None:
+def _best(run: session.Session) -> str | None:
     """The best checkpoint, else the last; None where none was written."""
-    kept = trainer.checkpoint_callback
-    return (getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", "")) or None
+    written = [run.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+    return next((str(path) for path in written if path.is_file()), None)
 
 
 def _evaluate(

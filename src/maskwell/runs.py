@@ -20,7 +20,7 @@ RUN_DIR = "MASKWELL_RUN_DIR"
 _CHOICES = "# groups: "
 _OVERRIDE = re.compile(r"^[+~]*(?P<key>[^=]+?)(?:=(?P<value>.*))?$", re.DOTALL)
 
-_NOT_CARRIED = ("ckpt_path", "plan", "hydra")
+_NOT_CARRIED = ("ckpt_path", "init_from", "plan", "paths", "hydra")
 """First parts of override keys that concern one start of the program, not the run."""
 
 

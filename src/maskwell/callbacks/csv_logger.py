@@ -25,6 +25,7 @@ class CsvLogger(Logger):
         super().__init__()
         self.path = Path(path)
         self._columns: list[str] | None = None
+        self._tail: list[dict[str, str]] = []
 
     @property
     def name(self) -> str:
@@ -48,6 +49,8 @@ class CsvLogger(Logger):
         row = {"step": "" if step is None else str(step)}
         row |= {name: f"{float(value):.9g}" for name, value in metrics.items()}
         columns = self._columns_for(row)
+        if any(row.items() <= old.items() for old in self._tail):
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, columns, restval="").writerow(row)
 
@@ -55,6 +58,8 @@ class CsvLogger(Logger):
         if self._columns is None:
             rows = read(self.path)
             self._columns = list(rows[0]) if rows else []
+            # A run resumed at the end of an epoch logs that end again: what is there is not repeated.
+            self._tail = [old for old in rows if old["step"] == rows[-1]["step"]]
         new = [name for name in row if name not in self._columns]
         if new or not self.path.exists():
             self._columns += new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
@@ -62,3 +62,13 @@ class RunCheckpoint(ModelCheckpoint):
         self.last_model_path = str(Path(self.dirpath or ".") / "last.ckpt")
         self._last_step = trainer.global_step
         self._save_checkpoint(trainer, self.last_model_path)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best score goes on to count where the run folder was moved or copied."""
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        here = {name: self._here(state_dict[name]) for name in names if state_dict.get(name)}
+        best = {self._here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": best, **here})
+
+    def _here(self, path: str) -> str:
+        return str(Path(self.dirpath or ".") / Path(path).name)

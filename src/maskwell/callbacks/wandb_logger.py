@@ -46,9 +46,7 @@ class WandbLogger(LightningWandbLogger):
         )
         self._step = 0
         if decided and offline is None:
-            _say(
-                f"wandb: no key is set, the run stays offline; upload: wandb sync {folder}/wandb/offline-run-*"
-            )
+            _say(f"wandb: no key is set, the run stays offline; upload: wandb sync {folder}/wandb/offline-*")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -1,0 +1,211 @@
+"""app.train on a small family: the run folder, exact resume, weights only, Ctrl-C, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from support import TinyConv, composed, train
+
+from maskwell import app, build, checkpoint
+from maskwell.callbacks import csv_logger
+from maskwell.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("small_family")
+
+EPOCHS = "trainer.max_epochs=2"
+
+
+class CtrlC(Callback):
+    """Presses Ctrl-C while the batch of a given iteration runs."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if pl_module.iteration == self.iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class KeepEarly(Callback):
+    """Keeps checkpoints from the middle and from the end of the first epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if pl_module.iteration == 2:
+            self.save(trainer, "middle")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.iteration == 3:
+            self.save(trainer, "end")
+
+    def save(self, trainer: Trainer, name: str) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    with pytest.MonkeyPatch.context() as patch:
+        configured = build.callbacks
+        patch.setattr(build, "TRUSTED", (*build.TRUSTED, "support."))
+        patch.setattr(build, "callbacks", lambda cfg: [*configured(cfg), KeepEarly()])
+        return train(tmp_path_factory.mktemp("finished"), EPOCHS)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(folder / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def assert_same_run(folder: Path, other: Path, *, except_columns: tuple[str, ...] = ()) -> None:
+    """The same weights, optimiser state and log."""
+    one, two = weights(folder), weights(other)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    states = [
+        checkpoint.read(f / "checkpoints" / "last.ckpt")["optimizer_states"][0] for f in (folder, other)
+    ]
+    for key, state in states[0]["state"].items():
+        assert torch.equal(state["exp_avg"], states[1]["state"][key]["exp_avg"])
+    logs = [csv_logger.read(f / "metrics.csv") for f in (folder, other)]
+    for log in logs:
+        for row in log:
+            for column in except_columns:
+                row.pop(column, None)
+    assert logs[0] == logs[1]
+
+
+def test_run_folder_explains_the_run(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "config.yaml",
+        "overrides.txt",
+        "record.json",
+        "checkpoints",
+        "metrics.csv",
+        "results.json",
+    } <= names
+    assert {"best.ckpt", "last.ckpt"} <= {path.name for path in (finished / "checkpoints").iterdir()}
+    results = json.loads((finished / "results.json").read_text())
+    assert results["split"] == "test"
+    assert results["base"]["error"] != results["trained"]["error"]
+    assert results["iteration"] == 6
+    assert EPOCHS in (finished / "overrides.txt").read_text().splitlines()
+
+
+def test_checkpoint_holds_the_configuration_and_loads_as_data(finished: Path) -> None:
+    header = checkpoint.read(finished / "checkpoints" / "best.ckpt")["maskwell"]
+    assert header["family"] == "tiny_conv"
+    assert header["format"] == checkpoint.FORMAT
+    assert "width: 4" in header["config"] and "${" not in header["config"]
+
+
+def test_log_rows_of_a_run(finished: Path) -> None:
+    rows = csv_logger.read(finished / "metrics.csv")
+    assert [int(row["step"]) for row in rows if row["train/batch_loss"]] == list(range(6))
+    assert [int(row["step"]) for row in rows if row["val/error"]] == [2, 5]
+
+
+def test_ctrl_c_in_mid_epoch_and_resume_equal_the_uninterrupted_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        configured = build.callbacks
+        patch.setattr(build, "callbacks", lambda cfg: [*configured(cfg), CtrlC(4)])
+        with pytest.raises(SystemExit) as stopped:
+            train(tmp_path, EPOCHS)
+    assert stopped.value.code == 130
+    told = capsys.readouterr().out
+    [folder] = (tmp_path / "tiny_conv").iterdir()
+    assert f"checkpoint: {folder / 'checkpoints' / 'last.ckpt'}" in told
+    assert f"ckpt_path={folder}" in told
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    assert train(tmp_path, EPOCHS, "ckpt_path=last") == folder
+    # The mean over the epoch that was interrupted covers what came after the resume only.
+    assert_same_run(finished, folder, except_columns=("train/epoch_avg_loss",))
+
+
+@pytest.mark.parametrize("name", ["middle", "end"])
+def test_killed_run_goes_on_from_an_earlier_checkpoint(finished: Path, tmp_path: Path, name: str) -> None:
+    copied = tmp_path / "tiny_conv" / finished.name  # all rows of the killed run are still in its log
+    shutil.copytree(finished, copied)
+    train(tmp_path, f"ckpt_path={copied / 'checkpoints' / f'{name}.ckpt'}")
+    assert_same_run(finished, copied, except_columns=("train/epoch_avg_loss",))
+
+
+def test_overrides_go_on_top_of_the_stored_configuration(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "tiny_conv" / finished.name
+    shutil.copytree(finished, copied)
+    train(tmp_path, f"ckpt_path={copied}", "trainer.max_epochs=3")
+    assert "overrides on top: trainer.max_epochs=3" in capsys.readouterr().out
+    assert checkpoint.read(copied / "checkpoints" / "last.ckpt")["iteration"] == 9
+    assert [r["step"] for r in csv_logger.read(copied / "metrics.csv") if r["val/error"]] == ["2", "5", "8"]
+
+
+def test_checkpoint_outside_a_run_folder_starts_a_new_one(finished: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(finished / "checkpoints" / "last.ckpt", alone)
+    folder = train(tmp_path / "runs", f"ckpt_path={alone}", "trainer.max_epochs=3")
+    assert folder != finished and folder.parent.parent == tmp_path / "runs"
+    assert (folder / "metrics.csv").is_file()
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 9
+
+
+def test_init_from_takes_weights_only(finished: Path, tmp_path: Path) -> None:
+    folder = train(
+        tmp_path, f"init_from={finished}", "trainer.max_steps=1", "optim.lr=0", "evaluate_base=false"
+    )
+    best = checkpoint.read(finished / "checkpoints" / "best.ckpt")["state_dict"]
+    assert all(torch.equal(value, best[name]) for name, value in weights(folder).items())
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 1
+
+
+def test_weights_of_another_shape_are_one_sentence(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not fit this model"):
+        train(tmp_path, f"init_from={finished}", "model.width=5")
+    assert not list((tmp_path / "tiny_conv").iterdir())  # the folder made for it is gone
+
+
+def test_a_checkpoint_of_another_family_is_refused(finished: Path, tmp_path: Path) -> None:
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    content["maskwell"]["family"] = "s4gan"
+    checkpoint.write(content, tmp_path / "other.ckpt")
+    for key in ("ckpt_path", "init_from"):
+        with pytest.raises(UserError, match="family 's4gan', not of 'tiny_conv'"):
+            train(tmp_path / "runs", f"{key}={tmp_path / 'other.ckpt'}")
+
+
+def test_resume_and_init_exclude_each_other(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one of them"):
+        train(tmp_path, f"ckpt_path={finished}", f"init_from={finished}")
+
+
+def test_fast_dev_run_goes_through_everything(tmp_path: Path) -> None:
+    folder = train(tmp_path, "trainer.fast_dev_run=true")
+    assert {"base", "trained"} <= json.loads((folder / "results.json").read_text()).keys()
+
+
+def test_return_value_is_the_monitored_metric(tmp_path: Path) -> None:
+    cfg, origin = composed(
+        "model=tiny_conv",
+        "data=tiny_scenes",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "callbacks=none",
+        "health=none",
+        "test=false",
+        f"paths.runs={tmp_path}",
+    )
+    score = app.train(cfg, origin)
+    [folder] = (tmp_path / TinyConv.family).iterdir()
+    rows = csv_logger.read(folder / "metrics.csv")
+    assert score == pytest.approx(float(next(row["val/error"] for row in rows if row["val/error"])))
