@@ -23,6 +23,7 @@ class ScenesSource:
         num_val: validation scenes, always the same; ``num_test``: test scenes, likewise.
         num_prompts: most phrases of a training scene; ``negative_share`` of them name nothing.
         min_diameter: of the smallest objects, pixels.
+        generic_share: share of training scenes that are asked "object" only.
         seed: another seed, other scenes; the splits never share one.
     """
 
@@ -38,6 +39,7 @@ class ScenesSource:
         negative_share: float = 0.4,
         seed: int = 0,
         min_diameter: float = MIN_DIAMETER,
+        generic_share: float = 0.0,
     ) -> None:
         self.side = size
         self.objects_range = (min_objects, max_objects)
@@ -46,6 +48,7 @@ class ScenesSource:
         self.negative_share = negative_share
         self.seed = seed
         self.min_diameter = min_diameter
+        self.generic_share = generic_share
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -87,7 +90,7 @@ class ScenesSource:
             file_size=(self.side, self.side),
             window=(0, 0, self.side, self.side),
             masks=masks,
-            phrases=scene.phrases if split == "train" else None,
+            phrases=scene.phrases,
         )
 
     def split_lists(self) -> dict[str, list[str]]:
@@ -109,4 +112,5 @@ class ScenesSource:
             num_prompts=self.num_prompts,
             negative_share=self.negative_share,
             min_diameter=self.min_diameter,
+            generic_share=self.generic_share if split == "train" else 0.0,
         )

@@ -116,6 +116,7 @@ def scenes(
     num_prompts: int = 4,
     negative_share: float = 0.4,
     min_diameter: float = MIN_DIAMETER,
+    generic_share: float = 0.0,
     batch_size: int = 4,
     num_workers: int = 0,
     seed: int = 0,
@@ -135,5 +136,6 @@ def scenes(
         negative_share,
         seed,
         min_diameter,
+        generic_share,
     )
     return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)

@@ -67,6 +67,7 @@ def generate_scene(
     negative_share: float = 0.4,
     empty_share: float = 0.03,
     min_diameter: float = MIN_DIAMETER,
+    generic_share: float = 0.0,
 ) -> Scene:
     """Scene number ``index`` of the endless series ``seed``.
 
@@ -77,6 +78,8 @@ def generate_scene(
         negative_share: expected share of phrases that name nothing.
         empty_share: share of scenes without any object.
         min_diameter: of the smallest objects, pixels; platelets and thin parts may be smaller.
+        generic_share: share of scenes with one phrase only, "object", which names everything: boxes
+            are learnt from it long before words tell objects apart.
     """
     if size < 32 or not 1 <= min_objects <= max_objects:
         raise ValueError(f"size={size} >= 32 and 1 <= {min_objects=} <= {max_objects=} must hold.")
@@ -90,11 +93,14 @@ def generate_scene(
         for o, area in zip(objects, areas, strict=True)
     ]
     image = PAINTERS[style](rng, size, objects)
+    phrases = make_phrases(rng, items, num_prompts, negative_share)
+    if rng.random() < generic_share:
+        phrases = (("object", tuple(range(len(items)))),)
     return Scene(
         image=image,
         masks=masks,
         labels=np.array([KINDS.index(item.kind) for item in items], np.int64),
-        phrases=make_phrases(rng, items, num_prompts, negative_share),
+        phrases=phrases,
         style=style,
     )
 
