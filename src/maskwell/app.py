@@ -153,6 +153,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",  # 0 workers is the default on purpose: small machines
         ".*your dataloader is not resumable.*",  # the sampler goes on where the trainer stands
         ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
+        ".*It is recommended to use .self.log.*sync_dist=True.*",  # the same on all ranks, or reduced already
         ".*LeafSpec.*",
         ".*is_gradient_checkpointing.*",
         ".*Unable to fetch remote file.*",  # peft looks for the base on the Hub; a local one is not there

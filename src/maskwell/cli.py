@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from maskwell import compose, schema
+from maskwell import compose, runs, schema
 from maskwell.errors import UserError
 
 VERBS = ("train", "evaluate", "predict")
@@ -20,6 +20,11 @@ def main(verb: str) -> None:
 
     Mistakes of the user end in one sentence on stderr and exit code 2.
     """
+    if (joined := runs.joined()) is not None:  # a rank that the first one started
+        from maskwell import app
+
+        app.train(runs.load(joined)[0])
+        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets exceptions through to us
     schema.register()
     raised: list[BaseException] = []
@@ -49,10 +54,12 @@ def main(verb: str) -> None:
 
 def console() -> None:
     """``maskwell VERB key=value ...``: the same as ``python VERB.py key=value ...``."""
+    if runs.joined() is not None:
+        main("train")
+        return
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         _refuse(UserError(f"Name what to do: maskwell {'|'.join(VERBS)} key=value ... (--help after it)."))
-    verb = sys.argv.pop(1)
-    main(verb)
+    main(sys.argv.pop(1))
 
 
 def _search_of(argv: list[str]) -> list[str]:

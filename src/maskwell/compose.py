@@ -8,6 +8,7 @@ against them and against the signatures of the constructors they name.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,7 +77,8 @@ def check_job(cfg: DictConfig, name: str) -> Origin:
     running = HydraConfig.get()
     sources = [s.path for s in running.runtime.config_sources]
     search = [f"file://{s}" for s in sources if s.startswith("/") and Path(s) != conf_dir()]
-    origin = _origin(OmegaConf.create({"runtime": running.runtime}), running.overrides.task)
+    overrides = OmegaConf.to_container(OmegaConf.create(running.overrides.task))  # not resolved
+    origin = _origin(OmegaConf.create({"runtime": running.runtime}), [str(o) for o in overrides])
     check(cfg, name, origin, search)
     return origin
 
@@ -175,7 +177,7 @@ def _problem(key: str, holder: DictConfig, plain: DictConfig) -> str | None:
 
 
 def _suggest(key: str, plain: DictConfig, siblings: set[str]) -> str:
-    """The nearest sibling of ``key``, else a key of that very name elsewhere, else the nearest of all."""
+    """The nearest sibling of ``key``, else the key with the nearest name anywhere."""
     parent, _, name = key.rpartition(".")
     beside = OmegaConf.select(plain, parent) if parent else plain
     if isinstance(beside, DictConfig):
@@ -184,11 +186,9 @@ def _suggest(key: str, plain: DictConfig, siblings: set[str]) -> str:
         siblings = siblings | set(RECIPES)
     if hint := nearest(name, siblings):
         return hint.replace("'", f"'{parent}.", 1) if parent else hint
-    paths = list(_paths(plain, ""))
-    for path in paths:
-        if path.rpartition(".")[2] == name:
-            return f" Did you mean '{path}'?"
-    return nearest(key, paths)
+    named = {path.rpartition(".")[2]: path for path in reversed(list(_paths(plain, "")))}
+    found = difflib.get_close_matches(name, named, n=1)  # at its right place it may be right
+    return f" Did you mean '{named[found[0]]}'?" if found else ""
 
 
 def _paths(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -155,3 +156,9 @@ def moved(config: str, folder: Path) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     old = str(cfg.paths.run_dir)
     return OmegaConf.create(OmegaConf.to_yaml(cfg).replace(old, str(folder)))
+
+
+def joined() -> Path | None:
+    """The folder of the run in a process that the run's first rank started; None elsewhere."""
+    folder = os.environ.get(RUN_DIR)
+    return Path(folder) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None

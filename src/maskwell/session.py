@@ -35,9 +35,9 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
 
     In the processes that the first rank starts, the folder it chose.
     """
-    if told := os.environ.get(runs.RUN_DIR):
-        stored, _ = runs.load(Path(told))
-        return Session(stored, Path(told), Path(stored.ckpt_path) if stored.ckpt_path else None)
+    if (folder := runs.joined()) is not None:
+        stored, _ = runs.load(folder)
+        return Session(stored, folder, Path(stored.ckpt_path) if stored.ckpt_path else None)
     if cfg.ckpt_path and cfg.init_from:
         raise UserError(
             "ckpt_path= resumes a run and init_from= starts a new one from weights: give one of them."
