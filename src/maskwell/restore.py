@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -103,7 +104,7 @@ def best_device() -> torch.device:
 def _config(content: dict[str, Any], path: Path) -> DictConfig:
     try:
         cfg = OmegaConf.create(content[checkpoint.HEADER]["config"])
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: the configuration stored in it cannot be read.") from error
     if not isinstance(cfg, DictConfig) or "_target_" not in (cfg.get("model") or {}):
         raise UserError(f"{path}: the configuration stored in it names no model.")

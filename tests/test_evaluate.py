@@ -1,0 +1,179 @@
+"""evaluate.py: all metrics on whole images, with a model that is exact and with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from maskwell import app, compose
+from maskwell.data.datamodule import DataModule
+from maskwell.data.instances import InstanceMasks
+from maskwell.data.prompts import PromptPolicy
+from maskwell.data.sample import Prediction
+from maskwell.data.source import Record, Split, Window
+from maskwell.errors import UserError
+from maskwell.evaluation import evaluate_task
+from trained import SMALL, Oracle, spots, write_run
+
+SIZES = ((100, 140), (60, 40), (64, 64))
+
+
+class Spots:
+    """Pictures of bright discs of one category; the last of them is a crowd."""
+
+    categories = ("spot",)
+    category_ids = (7,)
+
+    def setup(self) -> None:
+        """Nothing to read."""
+
+    def size(self, split: Split) -> int:
+        return len(SIZES) if split == "test" else 0
+
+    def num_objects(self, split: Split) -> int | None:
+        return None
+
+    def image_size(self, split: Split, index: int) -> tuple[int, int]:
+        return SIZES[index]
+
+    def objects(self, split: Split, index: int) -> NDArray[np.float32]:
+        return self.read(split, index, 0, None).boxes
+
+    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+        image = spots(SIZES[index])
+        regions, count = ndimage.label(image[..., 0] > 128)
+        masks = InstanceMasks(count, flat=regions.astype(np.int16))
+        return Record(
+            image=image,
+            boxes=masks.boxes(),
+            labels=np.zeros(count, np.int64),
+            area=masks.areas(),
+            iscrowd=np.zeros(count, bool),
+            visible=np.ones(count, np.float32),
+            image_id=10 + index,
+            file_name=f"{index}.png",
+            file_size=SIZES[index],
+            window=(0, 0, SIZES[index][1], SIZES[index][0]),
+            masks=masks,
+        )
+
+    def split_lists(self) -> dict[str, list[str]]:
+        return {}
+
+
+def spots_data(prompts: PromptPolicy | None = None) -> DataModule:
+    data = DataModule(Spots(), batch_size=3, prompts=prompts)
+    data.bind(Oracle().input_spec)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("tile", [None, 48])
+def test_an_exact_model_reaches_one_in_every_metric(tile: int | None) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(record: Record, prediction: Prediction) -> None:
+        seen.append((record.image_id, len(prediction.scores)))
+
+    figures = evaluate_task(Oracle(), spots_data(PromptPolicy()), tile=tile, on_image=look)
+    for name in ("map", "map_50", "map_75", "ap/spot", "bbox_map", "pmf1", "il_mcc", "cgf1"):
+        assert figures[name] == pytest.approx(1.0), name
+    assert figures["detections_per_image"] == pytest.approx((35 + 6 + 9) / 3)
+    assert figures["max_confidence"] == pytest.approx(0.8)
+    assert seen == [(10, 35), (11, 6), (12, 9)]
+
+
+def test_max_dets_bounds_what_counts() -> None:
+    figures = evaluate_task(Oracle(), spots_data(PromptPolicy()), max_dets=(1, 10))
+    assert figures["map_50"] < 0.7
+
+
+def test_a_model_that_answers_every_word_has_no_cgf1() -> None:
+    class Talkative(Oracle):
+        def _answer(self, image: object, sample: object) -> Prediction:
+            """Every prompt gets all spots."""
+            sample.prompts, prompts = (), sample.prompts  # type: ignore[attr-defined]
+            found = super()._answer(image, sample)  # type: ignore[arg-type]
+            count = len(found.scores)
+            found.labels = found.labels.new_tensor([p.label for p in prompts for _ in range(count)])
+            found.boxes = found.boxes.repeat(len(prompts), 1)
+            found.scores = found.scores.repeat(len(prompts))
+            found.rles = (found.rles or []) * len(prompts)
+            return found
+
+    figures = evaluate_task(Talkative(), spots_data(PromptPolicy()))
+    assert figures["pmf1"] == pytest.approx(1.0) and figures["map"] == pytest.approx(1.0)
+    assert figures["il_mcc"] == 0.0 and figures["cgf1"] == 0.0
+    assert figures["detections_per_image"] == pytest.approx(50 / 3)
+
+
+def test_without_prompts_there_are_no_concept_figures() -> None:
+    figures = evaluate_task(Oracle(), spots_data())
+    assert figures["map"] == pytest.approx(1.0) and "cgf1" not in figures and "il_mcc" not in figures
+
+
+def test_an_empty_split_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="'val'"):
+        evaluate_task(Oracle(), spots_data(), "val")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MASKWELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path / "runs" / "sam_lora" / "2026-01-01_00-00-00")
+
+
+def evaluate(*overrides: str) -> dict[str, float]:
+    return app.evaluate(*compose.compose("evaluate", overrides))
+
+
+def test_a_checkpoint_on_its_own_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = evaluate("ckpt=last", "tile=48", "max_dets=[1,10,400]")
+    assert "map" in figures and "cgf1" in figures
+    [folder] = (run / "evaluations").iterdir()
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["metrics"] == figures
+    assert (content["split"], content["images"], content["tile"]) == ("test", 2, 48)
+    assert content["max_dets"] == [1, 10, 400]
+    results = json.loads((folder / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in results} <= {3, 4}
+    assert {entry["category_id"] for entry in results} <= {1, 2, 3}
+    assert all(isinstance(entry["segmentation"]["counts"], str) for entry in results)
+    printed = capsys.readouterr().out
+    assert "test split, 2 images" in printed and "map_50" in printed and "metrics.json" in printed
+
+
+def test_other_data_and_split_for_a_checkpoint(run: Path) -> None:
+    evaluate(f"ckpt={run}", "split=val", "data=cells", "data.size=96", "data.num_val=3", "output=out")
+    assert json.loads(Path("out/metrics.json").read_text())["images"] == 3
+
+
+def test_a_base_without_a_checkpoint(run: Path) -> None:
+    base = [o for o in SMALL if o.startswith(("model.base", "model.image", "data", "+data"))]
+    figures = evaluate(*base, "split=test")
+    assert "map" in figures
+    [folder] = Path("evaluations").iterdir()
+    assert json.loads((folder / "metrics.json").read_text())["model"] == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("ckpt=no.ckpt",), "no checkpoint no.ckpt"),
+        (("model.base=scratch",), "data.root has to be given"),
+        (("ckpt=last", "split=tset"), "Did you mean 'test'"),
+        (("ckpt=last", "data.root=nowhere"), "root"),
+        (("ckpt=last", "data=coco", "data.root=nowhere"), "nowhere"),
+        (("ckpt=last", "model.seed=3"), "other weights"),
+    ],
+)
+def test_bad_input_is_a_sentence(run: Path, overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        evaluate(*overrides)
+    assert not (run / "evaluations").exists()
