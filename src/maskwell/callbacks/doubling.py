@@ -130,10 +130,16 @@ def _take(batch: Any, rows: list[int]) -> Any:
             return replace(part, images=part.images[rows], pixel_mask=part.pixel_mask[rows], samples=samples)
         if isinstance(part, Mapping):
             return {key: take(value) for key, value in part.items()}
-        if isinstance(part, list) and len(part) == size and not all(_size(p) == size for p in part):
-            return [part[row] for row in rows]  # one entry per sample, as detection targets come
+        if isinstance(part, list) and len(part) == size and _one_per_sample(part, size):
+            return [part[row] for row in rows]
         if isinstance(part, list | tuple):
             return type(part)(take(value) for value in part)
         return part
 
     return take(batch)
+
+
+def _one_per_sample(entries: list[Any], size: int) -> bool:
+    """Whether a list as long as the batch holds samples (detection targets) and not columns of it."""
+    columns = size > 1 and all(isinstance(entry, Tensor) and _size(entry) == size for entry in entries)
+    return not columns

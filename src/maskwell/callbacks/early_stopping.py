@@ -100,7 +100,8 @@ class EarlyStopping(LightningEarlyStopping):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._now = iteration(trainer, pl_module)
-        super().on_validation_end(trainer, pl_module)
+        if self.stop_reason is None:
+            super().on_validation_end(trainer, pl_module)
 
     def _check_losses(self, trainer: Trainer) -> None:
         longest = 0 if self._streaks is None else int(self._streaks[1])
