@@ -38,9 +38,9 @@ class Settings:
     the square in which a peak has to be the highest.
     """
 
-    blur: float = 1.0
+    blur: float = 0.0
     min_area: int = 20
-    peak_blur: float = 1.0
+    peak_blur: float = 2.0
     peak_distance: int = 5
 
 
