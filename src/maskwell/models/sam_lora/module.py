@@ -147,14 +147,14 @@ class SamLora(BaseTask):
         self.net.model.save_pretrained(str(folder), save_embedding_layers=False)
         return True
 
-    def save_merged(self, folder: str | Path) -> None:
-        """Write the whole model, adapters merged, with its tokenizer in Hub layout (float32).
+    def save_merged(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the whole model, adapters merged, with its tokenizer in Hub layout.
 
-        The task itself is left as it is.
+        The task itself is left as it is; ``dtype`` is that of the file.
         """
         model = copy.deepcopy(self.net.model)
         merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-        merged.save_pretrained(str(folder))
+        merged.to(dtype).save_pretrained(str(folder))
         self.net.tokenizer.save_pretrained(str(folder))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
