@@ -71,3 +71,13 @@ def test_bad_settings_are_refused() -> None:
     with pytest.raises(UserError, match="asks 'debris' for two things"):
         PromptPolicy({"cell": "debris"}).check(NAMES)
     PromptPolicy({"cell": "nucleus"}, generic_words=["cat"]).check(NAMES)
+
+
+def test_data_of_one_category_is_asked_for_absent_things_in_training_too() -> None:
+    policy = PromptPolicy(num_negatives=2)
+    asked = policy.training([0, 0], ("cell",), rng())
+    negatives = {prompt.text for prompt in asked if not prompt.objects}
+    assert len(negatives) == 2 and all(prompt.label == -1 for prompt in asked if not prompt.objects)
+    evaluated = {prompt.text for prompt in policy.evaluation([0], ("cell",)) if not prompt.objects}
+    assert evaluated and not evaluated & negatives
+    assert PromptPolicy(num_negatives=2, generic_words=["cat"]).training([0], ("cell",), rng()) != asked

@@ -9,8 +9,12 @@ import numpy as np
 from maskwell.data.sample import Prompt
 from maskwell.errors import UserError, nearest
 
-_ABSENT = ("bicycle", "coffee cup", "traffic light", "piano", "zebra")
-"""Asked where a one-category dataset has no absent category: evaluation needs negatives."""
+_TRAINED_ABSENT = ("car", "book", "tree", "window", "shoe", "bridge")
+"""Negatives of training where a one-category dataset has no absent category: a model that is only ever
+asked for what is there learns to answer every word."""
+
+_ABSENT = ("bicycle", "coffee cup", "zebra")
+"""Likewise in evaluation; other words than in training, so that the answer is not learnt by heart."""
 
 
 class PromptPolicy:
@@ -18,7 +22,8 @@ class PromptPolicy:
 
     Positives are the categories present, negatives are absent categories and ``generic_words``.
     In training a seeded choice of at most ``num_negatives`` is asked; in evaluation every category
-    is asked on every image, and generic words too where no category is ever absent.
+    is asked on every image. Data of one category, where none is ever absent, gets words of its own as
+    negatives in both where ``generic_words`` is empty.
 
     Args:
         rename: category name -> phrase to ask instead ("nucleus" -> "cell nucleus").
@@ -75,7 +80,8 @@ class PromptPolicy:
             for label, name in enumerate(categories)
             if label not in known
         ]
-        candidates = absent + [Prompt(word, ()) for word in self.generic_words]
+        words = self.generic_words or (_TRAINED_ABSENT if len(categories) == 1 else ())
+        candidates = absent + [Prompt(word, ()) for word in words]
         count = min(self.num_negatives, len(candidates))
         chosen = [candidates[i] for i in rng.permutation(len(candidates))[:count]]
         prompts = positives + chosen
