@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from support import TinyConv, composed, train
 
 from maskwell import app, build, checkpoint
 from maskwell.callbacks import csv_logger
 from maskwell.errors import UserError
+from support import TinyConv, composed, train
 
 pytestmark = pytest.mark.usefixtures("small_family")
 

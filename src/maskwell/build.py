@@ -97,7 +97,7 @@ def _precision(accelerator: str) -> str:
     return "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _check_devices(accelerator: str, devices: int | str | list[int]) -> None:
+def _check_devices(accelerator: str, devices: int | str | ListConfig) -> None:
     """Lightning takes 64 CPU processes on two cores; here more than there is, is a mistake."""
     import torch
 
@@ -107,7 +107,9 @@ def _check_devices(accelerator: str, devices: int | str | list[int]) -> None:
         existing, what = torch.cuda.device_count(), "GPUs"
     else:
         return
-    wanted = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
+    wanted = (
+        len(devices) if isinstance(devices, ListConfig) else int(devices) if str(devices).isdigit() else 0
+    )
     if wanted > existing:
         raise UserError(
             f"trainer.devices={wanted}, but this machine has {existing} {what}: ask for at most {existing}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,7 +56,9 @@ def discard(run: Session) -> None:
 
 
 def finish() -> None:
-    """Forget the folder and the ranks of this run, so that a multirun's next job starts afresh."""
+    """Forget folder, ranks and W&B run of this training, so that a multirun's next job starts afresh."""
+    if "wandb" in sys.modules:  # it would go on with the run that is open
+        sys.modules["wandb"].finish()
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():

@@ -52,7 +52,7 @@ class CsvLogger(Logger):
         if any(row.items() <= old.items() for old in self._tail):
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, columns, restval="").writerow(row)
+            csv.DictWriter(file, columns, restval="", lineterminator="\n").writerow(row)
 
     def _columns_for(self, row: Mapping[str, str]) -> list[str]:
         if self._columns is None:
@@ -80,7 +80,7 @@ def write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".csv.tmp")
     with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     beside.replace(path)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import netrc
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -74,7 +74,7 @@ def run_id(folder: Path) -> str:
     path = folder / "wandb_id.txt"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(wandb.util.generate_id() + "\n", encoding="utf-8")
+        path.write_text(f"{secrets.token_hex(4)}\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
 
 
