@@ -119,7 +119,7 @@ def test_no_objects_stop_the_run(tmp_path: Path) -> None:
 
     trained = Empty()
     trainer(tmp_path, LossHealth(), max_epochs=20).fit(trained, loader())
-    assert trained.iteration == 32 and _rules_of(tmp_path) == ["no_objects"]
+    assert trained.iteration == 64 and _rules_of(tmp_path) == ["no_objects"]
 
 
 def test_a_summed_loss_is_found_before_the_first_step(tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ class LossHealth(Callback):
             # facts are counts: only the loss and its parts are held to be finite
             losses = [i for i, name in enumerate(values) if not name.startswith(names.FACT)]
             self.engine.signals.step = step
-            bad = self._any_rank(trainer, ~torch.isfinite(held[losses]).all())
+            bad_here = ~torch.isfinite(held[losses]).all()
+            bad = self._any_rank(trainer, bad_here)
+            if bad and not bad_here:
+                self.engine.signals.record(names.NONFINITE + "the loss of another process", step, 1.0, "event")
             if bad or step % self.every_n_steps == 0:
                 _log(trainer, self._check(trainer, "step"))
 

@@ -21,7 +21,7 @@ class NoObjects(Rule):
     clock: ClassVar[Clock] = "step"
     depth: ClassVar[int] = 0
     fact: str = "num_objects"
-    steps: int = 32
+    steps: int = 64
     action: Action = "stop"
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
