@@ -122,7 +122,8 @@ class LossHealth(Callback):
             bad_here = ~torch.isfinite(held[losses]).all()
             bad = self._any_rank(trainer, bad_here)
             if bad and not bad_here:
-                self.engine.signals.record(names.NONFINITE + "the loss of another process", step, 1.0, "event")
+                elsewhere = names.NONFINITE + "the loss of another process"
+                self.engine.signals.record(elsewhere, step, 1.0, "event")
             if bad or step % self.every_n_steps == 0:
                 _log(trainer, self._check(trainer, "step"))
 
