@@ -80,6 +80,8 @@ class EarlyStopping(LightningEarlyStopping):
             self._watch(str(pl_module.monitor), pl_module.mode)  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._streaks = None
+        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
         if not self._best_at:
             self._best_at = iteration(trainer, pl_module)
 
