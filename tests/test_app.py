@@ -189,6 +189,18 @@ def test_resume_and_init_exclude_each_other(finished: Path, tmp_path: Path) -> N
         train(tmp_path, f"ckpt_path={finished}", f"init_from={finished}")
 
 
+def test_a_folder_that_was_there_is_neither_overwritten_nor_removed(finished: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(UserError, match="holds a run already"):
+        train(tmp_path, f"paths.run_dir={finished}")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    with pytest.raises(UserError, match="do not fit"):
+        train(tmp_path, f"paths.run_dir={tmp_path / 'mine'}", f"init_from={finished}", "model.width=5")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"
+
+
 def test_fast_dev_run_goes_through_everything(tmp_path: Path) -> None:
     folder = train(tmp_path, "trainer.fast_dev_run=true")
     assert {"base", "trained"} <= json.loads((folder / "results.json").read_text()).keys()

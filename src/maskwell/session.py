@@ -19,10 +19,13 @@ from maskwell.errors import UserError
 
 @dataclass(frozen=True)
 class Session:
-    """``cfg`` final, with ``paths.run_dir`` set; ``folder`` of the run; ``checkpoint`` to resume from."""
+    """``cfg`` final, with ``paths.run_dir`` set; ``folder`` of the run, ``made`` by this start or not;
+    ``checkpoint`` to resume from.
+    """
 
     cfg: DictConfig
     folder: Path
+    made: bool
     checkpoint: Path | None = None
 
     @property
@@ -38,7 +41,7 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
     """
     if (folder := runs.joined()) is not None:
         stored, _ = runs.load(folder)
-        return Session(stored, folder, Path(stored.ckpt_path) if stored.ckpt_path else None)
+        return Session(stored, folder, False, Path(stored.ckpt_path) if stored.ckpt_path else None)
     if cfg.ckpt_path and cfg.init_from:
         raise UserError(
             "ckpt_path= resumes a run and init_from= starts a new one from weights: give one of them."
@@ -49,9 +52,8 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
 
 
 def discard(run: Session) -> None:
-    """Remove the folder of a new run that bad input ended before anything was trained."""
-    new = run.checkpoint is None and not (run.folder / "checkpoints").exists()
-    if new and os.environ.get("LOCAL_RANK", "0") == "0":
+    """Remove the folder that was made for a run which bad input ended before anything was trained."""
+    if run.made and not (run.folder / "checkpoints").exists():
         shutil.rmtree(run.folder, ignore_errors=True)
 
 
@@ -69,11 +71,12 @@ def finish() -> None:
 
 
 def _new(cfg: DictConfig, origin: runs.Origin) -> Session:
+    made = cfg.paths.run_dir is None or not Path(cfg.paths.run_dir).exists()
     folder = _folder(cfg)
     cfg.paths.run_dir = str(folder)
     runs.save(folder, cfg, origin)
     print(f"run folder: {folder}")
-    return Session(cfg, folder)
+    return Session(cfg, folder, made)
 
 
 def _folder(cfg: DictConfig) -> Path:
@@ -96,6 +99,7 @@ def _resume(cfg: DictConfig, origin: runs.Origin) -> Session:
     path = runs.find_checkpoint(cfg.ckpt_path, Path(cfg.paths.runs), build.family(cfg))
     content = checkpoint.read(path)
     folder = runs.folder_of(path)
+    made = folder is None
     if folder is None:
         folder = runs.create(Path(cfg.paths.runs), content[checkpoint.HEADER]["family"], datetime.now())
         stored, before = runs.moved(content[checkpoint.HEADER]["config"], folder), runs.Origin()
@@ -112,7 +116,7 @@ def _resume(cfg: DictConfig, origin: runs.Origin) -> Session:
         print(f"overrides on top: {' '.join(applied)}")
     if cut:
         print(f"{cut} rows after the checkpoint were cut from metrics.csv")
-    return Session(merged, folder, path)
+    return Session(merged, folder, made, path)
 
 
 def _batches(content: dict[str, Any]) -> int:
