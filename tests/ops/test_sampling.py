@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from maskwell.ops.sampling import sample_points, uncertain_points
+from maskwell.ops.sampling import sample_masks, sample_points, uncertain_points
 
 
 def test_values_agree_with_scipy() -> None:
@@ -29,6 +29,18 @@ def test_pixel_centres_give_the_pixels() -> None:
 def test_points_at_the_border_do_not_fade() -> None:
     corners = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     torch.testing.assert_close(sample_points(torch.ones(1, 5, 5), corners), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("size", [(9, 14), (1, 6), (1, 1)])
+def test_masks_are_sampled_as_maps_of_zeros_and_ones(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    masks = torch.rand(3, *size, generator=generator) < 0.5
+    points = torch.cat(
+        [torch.rand(3, 200, 2, generator=generator), torch.tensor([[[0.0, 0.0], [1.0, 1.0]]] * 3)], 1
+    )
+    torch.testing.assert_close(
+        sample_masks(masks, points), sample_points(masks.float(), points), atol=1e-5, rtol=0.0
+    )
 
 
 def test_gradient_is_that_of_finite_differences() -> None:

@@ -19,7 +19,7 @@ from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops import boxes as box_ops
 from maskwell.ops.losses import dice, global_count, iou_aware_bce, sigmoid_focal
 from maskwell.ops.matcher import MatchCosts, assign, match_cost
-from maskwell.ops.sampling import sample_points, uncertain_points
+from maskwell.ops.sampling import sample_masks, sample_points, uncertain_points
 
 Normalisation = Literal["global", "local", "one"]
 
@@ -136,14 +136,14 @@ class SetLoss:
         if not len(row):
             nothing = logits.sum()  # of no element: 0, and the graph stays whole for DDP
             return {"loss_mask": nothing, "loss_dice": nothing}
-        wanted = torch.cat([targets[r].masks[target[row == r]] for r in range(len(targets))]).float()
+        wanted = torch.cat([targets[r].masks[target[row == r]] for r in range(len(targets))])
         size = wanted.shape[-2:]
         if self.mask_supervision == "sampled" and size[0] * size[1] > 4 * self.mask_points:
             points = uncertain_points(logits, self.mask_points)
-            flat, flat_wanted = sample_points(logits, points), sample_points(wanted, points)
+            flat, flat_wanted = sample_points(logits, points), sample_masks(wanted, points)
         else:
             flat = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False).flatten(1)
-            flat_wanted = wanted.flatten(1)
+            flat_wanted = wanted.flatten(1).float()
         return {
             "loss_mask": sigmoid_focal(flat, flat_wanted).mean(-1).sum() / objects,
             "loss_dice": dice(flat, flat_wanted).sum() / objects,
