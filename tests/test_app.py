@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from maskwell import app, build, checkpoint
 from maskwell.callbacks import csv_logger
+from maskwell.data.synthetic import write_cells
 from maskwell.errors import UserError
 from support import TinyConv, composed, train
 
@@ -221,3 +222,27 @@ def test_return_value_is_the_monitored_metric(tmp_path: Path) -> None:
     [folder] = (tmp_path / TinyConv.family).iterdir()
     rows = csv_logger.read(folder / "metrics.csv")
     assert score == pytest.approx(float(next(row["val/error"] for row in rows if row["val/error"])))
+
+
+def test_data_findings_and_splits_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cells(tmp_path / "cells", seed=0, counts=(4, 2, 2), size=32)
+    path = tmp_path / "cells" / "val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [-9, 0, 5, 5]
+    path.write_text(json.dumps(content))
+    where = ["data=coco", f"data.root={tmp_path / 'cells'}", "data.batch_size=2", "data.num_workers=0"]
+    folder = train(tmp_path / "runs", *where, "data.near_duplicates=false", "trainer.max_epochs=1")
+    said = capsys.readouterr().out
+    assert "data warning" in said and "(box-outside, 1 times)" in said
+    splits = json.loads((folder / "splits.json").read_text())
+    assert {split: len(names) for split, names in splits.items()} == {"train": 4, "val": 2, "test": 2}
+    assert json.loads((folder / "results.json").read_text())["images"] == 2
+
+
+def test_data_without_objects_is_refused(tmp_path: Path) -> None:
+    write_cells(tmp_path / "cells", seed=0, counts=(2, 1, 1), size=32)
+    path = tmp_path / "cells" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(UserError, match="0 objects"):
+        train(tmp_path / "runs", "data=coco", f"data.root={tmp_path / 'cells'}", "data.near_duplicates=false")
+    assert not list((tmp_path / "runs" / "tiny_conv").iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -14,9 +15,11 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, checkpoint, plan, results, runs, session
+from maskwell import build, checkpoint, plan, restore, results, runs, session
 from maskwell.callbacks.interrupt import GracefulInterrupt
 from maskwell.callbacks.step_seed import StepSeed
+from maskwell.data import checks
+from maskwell.data.layouts import Layout
 from maskwell.errors import UserError
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from maskwell.data.datamodule import DataModule
+    from maskwell.data.source import Split
     from maskwell.models.base import BaseTask
 
 
@@ -57,6 +61,8 @@ def _train(run: session.Session) -> float | None:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)
     data = build.datamodule(cfg, task)
+    if runs.joined() is None:
+        _check_data(data, run.folder)
     if cfg.init_from:
         _load_weights(task, cfg)
     trainer = _trainer(run, task)
@@ -77,6 +83,27 @@ def _train(run: session.Session) -> float | None:
     return None if score is None else float(score)
 
 
+def _check_data(data: DataModule, folder: Path) -> None:
+    """Print the errors and warnings of the fast data checks; keep the lists of the splits.
+
+    Generated data has neither a folder to check nor lists.
+    """
+    layout = getattr(data.source, "layout", None)
+    if isinstance(layout, Layout):
+        found = [f for f in checks.check_layout(layout, fast=True) if f.severity != "info"]
+        for finding in found:
+            print(f"data {finding.severity}: {finding.message} ({finding.code}, {finding.count} times)")
+        if found:
+            print(f"examples: python -m maskwell.data.checks {layout.root}")
+    if lists := data.split_lists():
+        path = folder / "splits.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != lists:
+            print(
+                f"warning: the images of the splits are no longer those of {path}; this resume is not exact"
+            )
+        path.write_text(json.dumps(lists, indent=1) + "\n", encoding="utf-8")
+
+
 def _trainer(run: session.Session, task: BaseTask) -> Trainer:
     """The Trainer with the configured callbacks and those that every run has."""
     configured = build.callbacks(run.cfg)
@@ -92,15 +119,9 @@ def _trainer(run: session.Session, task: BaseTask) -> Trainer:
 
 def _load_weights(task: BaseTask, cfg: DictConfig) -> None:
     """Weights only, of a checkpoint of the same family; a new run starts from them."""
-    path = runs.find_checkpoint(cfg.init_from, Path(cfg.paths.runs), task.family, ("best", "last"))
-    state = checkpoint.read(path, task.family)["state_dict"]
-    try:
-        _, unexpected = task.load_state_dict(state, strict=task.strict_loading)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The weights of {path} do not fit this model: {reason}") from error
-    if unexpected:
-        raise UserError(f"{path} holds weights that this model has not, {unexpected[0]} for one.")
+    path = restore.find(cfg.init_from, Path(cfg.paths.runs), task.family)
+    restore.load_weights(task, checkpoint.read(path, task.family), path)
+    task.iteration = 0
 
 
 def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:
@@ -136,13 +157,14 @@ def _evaluate(
     ckpt_path: str | None = None,
 ) -> None:
     """Score on the test split (on val where the data has no test split) into a column of the results."""
-    split = "test" if len(data.dataset("test")) else "val"
-    images = data.summary(batches=0).images[split]
+    split: Split = "test" if data.source.size("test") else "val"
+    images = data.source.size(split)
     run_split = trainer.test if split == "test" else trainer.validate
     scored = run_split(task, datamodule=data, ckpt_path=ckpt_path, verbose=False, weights_only=True)
     if trainer.is_global_zero and scored:
         figures = results.plain(scored[0], split)
-        results.update(run.folder, split=split, images=images, **{column: figures})
+        labels = {"trained": task.trained_label}
+        results.update(run.folder, split=split, images=images, labels=labels, **{column: figures})
 
 
 def _quiet() -> None:

@@ -63,6 +63,8 @@ class BaseTask(LightningModule):
     monitor = "val/map"
     mode: Literal["min", "max"] = "max"
     input_spec: InputSpec
+    trained_label = "trained"
+    """What the table at the end of a run calls the trained model."""
 
     def __init__(self) -> None:
         super().__init__()

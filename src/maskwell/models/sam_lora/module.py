@@ -54,6 +54,7 @@ class SamLora(BaseTask):
     ) -> None:
         super().__init__()
         self.base, self.adaptation = base, adaptation
+        self.trained_label = "adapter" if adaptation == "lora" else adaptation
         self.criterion = loss or SetLoss()
         self.detection = detection or Detection()
         self.max_dets = tuple(max_dets)
