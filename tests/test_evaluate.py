@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -14,7 +16,7 @@ from maskwell import app, compose
 from maskwell.data.datamodule import DataModule
 from maskwell.data.instances import InstanceMasks
 from maskwell.data.prompts import PromptPolicy
-from maskwell.data.sample import Prediction
+from maskwell.data.sample import Prediction, Sample
 from maskwell.data.source import Record, Split, Window
 from maskwell.errors import UserError
 from maskwell.evaluation import evaluate_task
@@ -24,7 +26,7 @@ SIZES = ((100, 140), (60, 40), (64, 64))
 
 
 class Spots:
-    """Pictures of bright discs of one category; the last of them is a crowd."""
+    """Pictures of bright discs of one category."""
 
     categories = ("spot",)
     category_ids = (7,)
@@ -93,23 +95,44 @@ def test_max_dets_bounds_what_counts() -> None:
     assert figures["map_50"] < 0.7
 
 
-def test_a_model_that_answers_every_word_has_no_cgf1() -> None:
-    class Talkative(Oracle):
-        def _answer(self, image: object, sample: object) -> Prediction:
-            """Every prompt gets all spots."""
-            sample.prompts, prompts = (), sample.prompts  # type: ignore[attr-defined]
-            found = super()._answer(image, sample)  # type: ignore[arg-type]
-            count = len(found.scores)
-            found.labels = found.labels.new_tensor([p.label for p in prompts for _ in range(count)])
-            found.boxes = found.boxes.repeat(len(prompts), 1)
-            found.scores = found.scores.repeat(len(prompts))
-            found.rles = (found.rles or []) * len(prompts)
-            return found
+class Talkative(Oracle):
+    """Answers every prompt with all spots."""
 
+    def _answer(self, image: torch.Tensor, sample: Sample) -> Prediction:
+        found = super()._answer(image, replace(sample, prompts=()))
+        count, labels = len(found.scores), [prompt.label for prompt in sample.prompts]
+        return replace(
+            found,
+            boxes=found.boxes.repeat(len(labels), 1),
+            scores=found.scores.repeat(len(labels)),
+            labels=torch.tensor(labels).repeat_interleave(count),
+            rles=(found.rles or []) * len(labels),
+        )
+
+
+def test_a_model_that_answers_every_word_has_no_cgf1() -> None:
     figures = evaluate_task(Talkative(), spots_data(PromptPolicy()))
     assert figures["pmf1"] == pytest.approx(1.0) and figures["map"] == pytest.approx(1.0)
     assert figures["il_mcc"] == 0.0 and figures["cgf1"] == 0.0
     assert figures["detections_per_image"] == pytest.approx(50 / 3)
+
+
+def test_phrases_of_the_data_are_scored_each_by_its_own_objects() -> None:
+    class Phrased(Spots):
+        def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+            record = super().read(split, index, epoch, window)
+            everything = tuple(range(len(record.labels)))
+            phrases = (("bright disc", everything), ("first disc", (0,)), ("zebra", ()))
+            return replace(record, phrases=phrases)
+
+    data = spots_data()
+    data.source = Phrased()
+    figures = evaluate_task(Talkative(), data)
+    hits, found, named = 35 + 6 + 9 + 3, 2 * (35 + 6 + 9), 35 + 6 + 9 + 3
+    assert figures["pmf1"] == pytest.approx(2 * hits / (found + named))
+    assert figures["il_mcc"] == 0.0
+    assert 0.3 < figures["map"] < 1.0  # three images each of an exact and of a noisy answer
+    assert figures["detections_per_image"] == 0.0  # no category was asked
 
 
 def test_without_prompts_there_are_no_concept_figures() -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 
 from maskwell import build, checkpoint, compose, runs
-from maskwell.data.sample import Batch, InputSpec, Prediction
+from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
 from maskwell.models.base import BaseTask
 from maskwell.models.sam_lora.module import SamLora
 from maskwell.ops import masks as mask_ops
@@ -84,7 +84,7 @@ class Oracle(BaseTask):
             self._answer(image, sample) for image, sample in zip(batch.images, batch.samples, strict=True)
         ]
 
-    def _answer(self, image: torch.Tensor, sample: Any) -> Prediction:
+    def _answer(self, image: torch.Tensor, sample: Sample) -> Prediction:
         height, width = sample.geometry.window_size
         regions, count = ndimage.label(image[0, :height, :width].numpy() > 0.5)
         if sample.prompts and all(prompt.label != 0 for prompt in sample.prompts):

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
@@ -16,7 +17,8 @@ from rich.progress import track
 from maskwell import build, coco_results, restore, results, runs
 from maskwell.data.datamodule import DataModule
 from maskwell.data.dataset import truth_of
-from maskwell.data.sample import Prediction, Prompt
+from maskwell.data.prompts import phrase_prompts
+from maskwell.data.sample import Prediction, Prompt, Truth
 from maskwell.data.source import SPLITS, Record, Split
 from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
@@ -88,7 +90,7 @@ def evaluate_task(
     """All metrics of a task on the whole images of a split.
 
     Every category is asked on every image, with words that are in none of them where the data has
-    one category only.
+    one category only; data that brings its own phrases is asked those, as in validation.
 
     Args:
         task: on the device where it shall run.
@@ -106,7 +108,7 @@ def evaluate_task(
     """
     if not data.source.size(split):
         raise UserError(f"The data has no images in the split '{split}'.")
-    coco, concept, stats = CocoMap(data.categories, max_dets=max_dets), ConceptF1(), DetectionStats()
+    metrics = _Metrics(data.categories, max_dets)
     waiting: deque[tuple[Record, tuple[Prompt, ...]]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -125,14 +127,65 @@ def evaluate_task(
     )
     for prediction in answers:
         record, prompts = waiting.popleft()
-        truth = truth_of(record)
-        coco.update([prediction], [truth])
-        concept.update(prompt_results(prediction, truth, [prompt.label for prompt in prompts]))
-        stats.update([prediction])
+        metrics.update(prediction, truth_of(record), prompts)
         if on_image is not None:
             on_image(record, prediction)
-    figures = coco.compute() | concept.compute() | stats.compute()
-    return {name: float(value) for name, value in figures.items()}
+    return metrics.compute()
+
+
+class _Metrics:
+    """Everything that is measured, over whole images."""
+
+    def __init__(self, categories: Sequence[str], max_dets: Sequence[int]) -> None:
+        self.coco = CocoMap(categories, max_dets=max_dets)
+        self.concept = ConceptF1()
+        self.stats = DetectionStats()
+
+    def update(self, prediction: Prediction, truth: Truth, prompts: Sequence[Prompt]) -> None:
+        """Categories feed COCO mAP; every prompt feeds concept F1.
+
+        A free phrase that names objects counts as an image with one category, as in validation.
+        """
+        self.stats.update([prediction])
+        if not prompts or any(prompt.label >= 0 for prompt in prompts):
+            self.coco.update([prediction], [truth])
+        for prompt in prompts:
+            if prompt.label >= 0 or not prompt.objects:
+                self.concept.update(prompt_results(prediction, truth, [prompt.label]))
+                continue
+            answer, named = _answer_to(prompt, prediction), _named_by(prompt, truth)
+            self.concept.update(prompt_results(answer, named, [0]))
+            self.coco.update([answer], [named])
+
+    def compute(self) -> dict[str, float]:
+        measured = [metric for metric in (self.coco, self.concept, self.stats) if metric.update_called]
+        return {name: float(value) for metric in measured for name, value in metric.compute().items()}
+
+
+def _answer_to(prompt: Prompt, prediction: Prediction) -> Prediction:
+    """The detections of one prompt, as those of category 0."""
+    keep = prediction.labels == prompt.label
+    rles = prediction.rles
+    return Prediction(
+        size=prediction.size,
+        boxes=prediction.boxes[keep],
+        scores=prediction.scores[keep],
+        labels=torch.zeros(int(keep.sum()), dtype=torch.int64),
+        rles=None if rles is None else [rle for rle, kept in zip(rles, keep.tolist(), strict=True) if kept],
+    )
+
+
+def _named_by(prompt: Prompt, truth: Truth) -> Truth:
+    """The objects of one prompt, as those of category 0."""
+    index = list(prompt.objects)
+    return Truth(
+        size=truth.size,
+        boxes=truth.boxes[index],
+        labels=torch.zeros(len(index), dtype=torch.int64),
+        iscrowd=truth.iscrowd[index],
+        area=truth.area[index],
+        rles=None if truth.rles is None else [truth.rles[i] for i in index],
+    )
 
 
 def _records(data: DataModule, split: Split) -> Iterator[Record]:
@@ -141,14 +194,18 @@ def _records(data: DataModule, split: Split) -> Iterator[Record]:
 
 
 def _prompts(record: Record, data: DataModule) -> tuple[Prompt, ...]:
-    """Every category and the words that name nothing, the latter labelled -1, -2, ... to tell them apart."""
-    if data.prompts is None:
-        return ()
-    labels = [int(label) for label in record.labels[~record.iscrowd]]
-    asked = data.prompts.evaluation(labels, data.categories)
-    words = [prompt for prompt in asked if prompt.label < 0]
-    named = [prompt for prompt in asked if prompt.label >= 0]
-    return (*named, *(replace(word, label=-1 - number) for number, word in enumerate(words)))
+    """What is asked about an image; phrases that are no category are labelled -1, -2, ... each its own."""
+    if record.phrases is not None:
+        asked = phrase_prompts(record.phrases, data.categories)
+    elif data.prompts is not None:
+        labels = [int(label) for label in record.labels[~record.iscrowd]]
+        asked = data.prompts.evaluation(labels, data.categories)
+    else:
+        asked = ()
+    return tuple(
+        prompt if prompt.label >= 0 else replace(prompt, label=-1 - number)
+        for number, prompt in enumerate(asked)
+    )
 
 
 def _task(cfg: DictConfig, origin: runs.Origin) -> tuple[BaseTask, DictConfig, Path | None]:
