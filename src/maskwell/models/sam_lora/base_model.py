@@ -65,6 +65,7 @@ def _fresh(image_size: int | None, seed: int) -> tuple[Sam3Model, PreTrainedToke
 def _load(name: str, image_size: int | None) -> tuple[Sam3Model, PreTrainedTokenizerBase]:
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         config = _read_config(name)
         if image_size is not None:
@@ -77,6 +78,7 @@ def _load(name: str, image_size: int | None) -> tuple[Sam3Model, PreTrainedToken
         raise UserError(_explain(name, error)) from error
     finally:
         transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if lacking:
         raise UserError(
