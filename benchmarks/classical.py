@@ -175,8 +175,6 @@ def main() -> None:
         print("Skipped: MASKWELL_DATA does not lead to a folder that holds dsb2018/.")
         return
     start = time.perf_counter()
-    harness.use_cores(1)
-    cv2.setNumThreads(1)
     settings = choose(harness.Cells(args.choose)) if args.choose else Settings()
     limit = 10 if args.quick else None
     figures = {split_name: evaluate(split_name, settings, limit) for split_name in ("val", "test")}
