@@ -190,6 +190,18 @@ def test_summary_split_lists_and_fingerprint(tmp_path: Path) -> None:
     assert module(tmp_path).fingerprint() != before
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_does_not_decode_is_a_sentence_from_a_worker_too(
+    tmp_path: Path, num_workers: int
+) -> None:
+    data = module(dataset(tmp_path), num_workers=num_workers)
+    (tmp_path / "images" / "2.png").write_bytes(b"nothing")
+    with pytest.raises(UserError) as caught:
+        list(data.train_dataloader())
+    assert str(caught.value).startswith("The image '")
+    assert "2.png' cannot be decoded" in str(caught.value) and "Traceback" not in str(caught.value)
+
+
 def test_bad_settings(tmp_path: Path) -> None:
     dataset(tmp_path)
     with pytest.raises(UserError, match="rename names 'horse'"):

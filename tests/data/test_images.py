@@ -42,7 +42,8 @@ def test_jpeg_equals_pil(tmp_path: Path, rgb: np.ndarray) -> None:
 def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray, orientation: int, suffix: str) -> None:
     turned = {
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1],
-        5: rgb.transpose(1, 0, 2), 6: np.rot90(rgb, -1), 7: rgb[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(rgb),
+        5: rgb.transpose(1, 0, 2), 6: np.rot90(rgb, -1),
+        7: rgb[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(rgb),
     }  # fmt: skip
     exif = Image.Exif()
     exif[274] = orientation

@@ -110,6 +110,12 @@ def test_the_label_map_and_the_planes_give_the_same() -> None:
         np.testing.assert_array_equal(a.labels, b.labels)
 
 
+def test_overlapping_objects_that_are_all_dropped_leave_an_image_without_objects() -> None:
+    emptied = record(OVERLAPPING).select(np.zeros(4, bool))
+    sample = to_sample(Augmentation()(emptied, 1), InputSpec("square", 16, (0.5,) * 3, (0.5,) * 3))
+    assert sample.masks is not None and sample.masks.shape == (0, 16, 16)
+
+
 @pytest.mark.parametrize("masks", [True, False])
 def test_images_without_objects_pass(masks: bool) -> None:
     after = Augmentation()(record(np.zeros((0, 32, 32), bool), masks=masks), 1)

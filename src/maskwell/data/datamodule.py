@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +33,20 @@ class DataSummary:
     categories: tuple[str, ...]
     first_samples: tuple[int, ...]
     first_batches: tuple[int, ...]
+
+
+class BatchLoader(DataLoader[Sample]):
+    """A DataLoader whose workers pass on a UserError as the sentence that it is.
+
+    torch wraps the error of a worker in the text of its traceback, which is not for people.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            sentence = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")[2]
+            raise UserError(sentence.strip()) from error
 
 
 class DataModule(LightningDataModule):
@@ -67,6 +82,7 @@ class DataModule(LightningDataModule):
         limit_train: int | None = None,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer test images than ranks
         self.source = source
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -178,7 +194,7 @@ class DataModule(LightningDataModule):
 
     def _loader(self, dataset: SampleDataset, sampler: Sampler[list[Key]]) -> DataLoader[Sample]:
         multiple = dataset.spec.multiple if dataset.spec.fit == "pad" else 1
-        return DataLoader(
+        return BatchLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=self.num_workers,

@@ -87,6 +87,8 @@ class InstanceMasks:
             table[1:][keep] = np.arange(1, kept + 1)
             return InstanceMasks(kept, flat=table[self.flat])
         assert self.planes is not None
+        if kept == 0:  # no planes to stack or to augment
+            return InstanceMasks(0, flat=np.zeros(self.size, np.int16))
         return InstanceMasks(kept, planes=self.planes[keep])
 
     def map(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> InstanceMasks:
@@ -94,6 +96,4 @@ class InstanceMasks:
         if self.flat is not None:
             return InstanceMasks(self.count, flat=np.ascontiguousarray(change(self.flat)).astype(np.int16))
         assert self.planes is not None
-        if self.count == 0:
-            return InstanceMasks(0, flat=np.ascontiguousarray(change(np.zeros(self.size, np.int16))))
         return InstanceMasks(self.count, planes=np.stack([change(p) for p in self.planes]).astype(np.uint8))
