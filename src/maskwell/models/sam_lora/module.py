@@ -62,7 +62,7 @@ class SamLora(BaseTask):
         self.base_hash = weight_hash(sam)
         self._set_input_spec(sam)
         if gradient_checkpointing:
-            _enable_checkpointing(sam)
+            enable_checkpointing(sam)
         semantic = bool(self.criterion.weights.semantic or self.criterion.weights.semantic_dice)
         model = adapt(sam, adaptation, lora or Lora(), train_text=train_text, train_semantic=semantic)
         self.net = PromptedSam(model, tokenizer)
@@ -191,7 +191,8 @@ class SamLora(BaseTask):
             )
 
 
-def _enable_checkpointing(sam: Sam3Model) -> None:
+def enable_checkpointing(sam: Sam3Model) -> None:
+    """Recompute the layers of the vision encoder in the backward pass instead of keeping them."""
     # The port marks the class as unable although its layers support it (transformers 5.23).
     type(sam).supports_gradient_checkpointing = True
     sam.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
