@@ -152,8 +152,8 @@ def main() -> None:
             f"SAM 3 from its configuration with random weights, LoRA attention_mlp r16, 1008 px, batch "
             f"{BATCH}, {OBJECTS} objects per image, one prompt each (five_prompts: five, four of them "
             "negatives), masks supervised at 12,544 points, float32 weights under bf16 autocast, TF32 "
-            "allowed; data already on the GPU. peak_gib is what tensors occupied, reserved_gib what the allocator "
-            "held. checkpointing recomputes the vision encoder."
+            "allowed; data already on the GPU. peak_gib is what tensors occupied, reserved_gib what the "
+            "allocator held. checkpointing recomputes the vision encoder."
         ),
     )
 
