@@ -173,10 +173,15 @@ def _paint_mask(canvas: Pixels, mask: Pixels, ink: Colour) -> None:
         # linear and cut at one half: an enlarged outline stays round instead of showing stairs
         enlarged = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         mask = (enlarged >= 0.5).astype(np.uint8)
-    inside = mask.astype(bool)
-    canvas[inside] = (canvas[inside] * (1 - _FILL) + np.array(ink) * _FILL).astype(np.uint8)
+    line = max(1, round(min(height, width) / 220))
+    x, y, w, h = cv2.boundingRect(mask)
+    # Only around the object: a canvas may hold hundreds of them.
+    part = np.s_[max(0, y - line - 1) : y + h + line + 1, max(0, x - line - 1) : x + w + line + 1]
+    region, mask = canvas[part], np.ascontiguousarray(mask[part])
+    tints = (np.arange(256)[:, None] * (1 - _FILL) + np.array(ink) * _FILL).astype(np.uint8)
+    cv2.copyTo(cv2.LUT(np.ascontiguousarray(region), tints[None]), mask, region)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, ink, max(1, round(min(height, width) / 220)), cv2.LINE_AA)
+    cv2.drawContours(region, contours, -1, ink, line, cv2.LINE_AA)
 
 
 def _outline_boxes(pen: ImageDraw.ImageDraw, boxes: Sequence[Sequence[float]]) -> None:
