@@ -17,7 +17,8 @@ from maskwell.errors import UserError
 from maskwell.prediction import find_images
 from trained import write_run
 
-BASE = ("base=scratch", "model.image_size=64")
+FEW = "model.detection.max_per_prompt=8"  # of the many that an untrained model finds
+BASE = ("base=scratch", "model.image_size=64", FEW)
 
 
 def predict(*overrides: str) -> Path:
@@ -64,16 +65,16 @@ def test_a_folder_of_images_with_several_prompts(folder: Path, capsys: pytest.Ca
 
 
 def test_a_checkpoint_asks_for_its_own_categories_and_writes_beside_the_run(folder: Path, run: Path) -> None:
-    output = predict(f"ckpt={run}", f"input={folder / 'a.png'}", "threshold=0.05")
+    output = predict(f"ckpt={run}", f"input={folder / 'a.png'}", FEW)
     assert output.parent == run / "predictions"
     content = json.loads((output / "predictions.json").read_text())
     assert [c["name"] for c in content["categories"]] == ["cell nucleus", "fibre", "debris"]
-    again = predict(f"ckpt={run}", f"input={folder / 'a.png'}", "threshold=0.05")
+    again = predict(f"ckpt={run}", f"input={folder / 'a.png'}", FEW)
     assert again != output
 
 
 def test_last_is_the_newest_run(folder: Path, run: Path) -> None:
-    output = predict("ckpt=last", f"paths.runs={run.parents[1]}", f"input={folder}", "output=found")
+    output = predict("ckpt=last", f"paths.runs={run.parents[1]}", f"input={folder}", "output=found", FEW)
     assert output == Path("found") and (output / "predictions.json").is_file()
 
 
