@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from maskwell import app, build, checkpoint
+from maskwell import app, build, checkpoint, cli, runs
 from maskwell.callbacks import csv_logger
 from maskwell.data.synthetic import write_cells
 from maskwell.errors import UserError
-from support import TinyConv, composed, train
+from support import CONF, TINY, TinyConv, composed, train
 
 pytestmark = pytest.mark.usefixtures("small_family")
 
@@ -222,6 +224,40 @@ def test_return_value_is_the_monitored_metric(tmp_path: Path) -> None:
     [folder] = (tmp_path / TinyConv.family).iterdir()
     rows = csv_logger.read(folder / "metrics.csv")
     assert score == pytest.approx(float(next(row["val/error"] for row in rows if row["val/error"])))
+
+
+def test_multirun_makes_one_run_for_each_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = ["seed=1,2", "trainer.max_steps=1", "callbacks=none", "test=false"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-dir", str(CONF), *TINY[:4], *sweep])
+    cli.main("train")
+    found = sorted((tmp_path / "runs" / "tiny_conv").iterdir())
+    assert [runs.load(folder)[0].seed for folder in found] == [1, 2]
+    assert all((folder / "metrics.csv").is_file() for folder in found)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.slow
+def test_devices_2_is_enough_for_two_processes_in_one_run(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("small_train.py")
+    more = ["data.epoch_size=8", "data.num_val=3", "trainer.max_epochs=1", "trainer.devices=2"]
+    run = subprocess.run(
+        [sys.executable, str(script), "--config-dir", str(CONF), *TINY, *more, f"paths.runs={tmp_path}"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(script.parents[1] / "src"), str(script.parent)]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("run folder:") == 1  # the second rank asks nobody and says nothing
+    [folder] = (tmp_path / "tiny_conv").iterdir()
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 2
+    rows = csv_logger.read(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["train/batch_loss"]] == ["0", "1"]
 
 
 def test_data_findings_and_splits_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

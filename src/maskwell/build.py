@@ -136,7 +136,7 @@ def check_target(target: str, key: str) -> None:
 def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
     if group is None:
         return []
-    return [_build(node, f"{key}.{name}") for name, node in group.items() if node is not None]
+    return [_build(node, f"{key}.{name!s}") for name, node in group.items() if node is not None]
 
 
 def _build(node: Any, key: str, **more: Any) -> Any:
@@ -168,11 +168,11 @@ def check_node(node: Any, key: str) -> None:
     target = node.get("_target_") if "_target_" in node else None
     if target is not None:
         known = parameters(target, key)
-        for name in node:
+        for name in map(str, node):
             if known is not None and name not in known and name not in HYDRA_KEYS:
-                raise UserError(f"{key}.{name}: {target} takes no '{name}'.{nearest(str(name), known)}")
-    for name, child in node.items():
-        check_node(child, f"{key}.{name}")
+                raise UserError(f"{key}.{name}: {target} takes no '{name}'.{nearest(name, known)}")
+    for entry, child in node.items():
+        check_node(child, f"{key}.{entry!s}")
 
 
 def parameters(target: str, key: str) -> set[str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -21,9 +22,7 @@ def main(verb: str) -> None:
     Mistakes of the user end in one sentence on stderr and exit code 2.
     """
     if (joined := runs.joined()) is not None:  # a rank that the first one started
-        from maskwell import app
-
-        app.train(runs.load(joined)[0])
+        _join(joined)
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets exceptions through to us
     schema.register()
@@ -46,10 +45,28 @@ def main(verb: str) -> None:
         hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=verb)(job)()
     except Exception as error:
         _refuse(compose.explain(error, verb, sys.argv[1:], _search_of(sys.argv)))
-    if raised and isinstance(raised[0], UserError):
-        _refuse(raised[0])
     if raised:
-        raise raised[0]
+        _end(raised[0])
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Leave with one sentence for a mistake and for Ctrl-C; a fault of the program keeps its traceback."""
+    if isinstance(error, UserError):
+        _refuse(error)
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped before the training began", file=sys.stderr)
+        sys.exit(130)
+    raise error
+
+
+def _join(folder: Path) -> None:
+    """Take part, as a rank that the first one started, in the training of the run in ``folder``."""
+    from maskwell import app
+
+    try:
+        app.train(runs.load(folder)[0])
+    except UserError as error:
+        _refuse(error)
 
 
 def console() -> None:
@@ -70,6 +87,6 @@ def _search_of(argv: list[str]) -> list[str]:
     return []
 
 
-def _refuse(error: UserError) -> None:
+def _refuse(error: UserError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

@@ -78,7 +78,8 @@ def check_job(cfg: DictConfig, name: str) -> Origin:
     sources = [s.path for s in running.runtime.config_sources]
     search = [f"file://{s}" for s in sources if s.startswith("/") and Path(s) != conf_dir()]
     overrides = OmegaConf.to_container(OmegaConf.create(running.overrides.task))  # not resolved
-    origin = _origin(OmegaConf.create({"runtime": running.runtime}), [str(o) for o in overrides])
+    assert isinstance(overrides, list)
+    origin = _origin(OmegaConf.create({"runtime": running.runtime}), overrides)
     check(cfg, name, origin, search)
     return origin
 
@@ -148,7 +149,7 @@ def _defaults(name: str) -> list[dict[str, str]]:
 
 def _new_keys(node: DictConfig, plain: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
     """(dotted key, node that holds it) for each key of ``node`` that ``plain`` has not."""
-    for name in node:
+    for name in map(str, node):
         key, child = f"{path}{name}", node._get_node(name)
         if name not in plain.keys():  # noqa: SIM118 - `in` is False for a key whose value is still missing
             yield key, node
@@ -192,7 +193,7 @@ def _suggest(key: str, plain: DictConfig, siblings: set[str]) -> str:
 
 
 def _paths(node: DictConfig, prefix: str) -> Iterator[str]:
-    for name in node:
+    for name in map(str, node):
         yield f"{prefix}{name}"
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from lightning import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +53,6 @@ def measure(cfg: DictConfig) -> Forecast:
 
     Nothing is written. One process on one device is measured.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
     task = build.task(cfg)
     data = build.datamodule(cfg, task)
     size = data.batch_size
@@ -114,7 +114,7 @@ def _steps(cfg: DictConfig, samples: int, batch_size: int) -> int:
 
 def _run(cfg: DictConfig, task: LightningModule, data: Any) -> _Clock:
     clock = _Clock()
-    short = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    short = copy.deepcopy(cfg)
     short.trainer.update(
         {
             "max_steps": WARM_UP + MEASURED,

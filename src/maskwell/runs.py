@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping
@@ -130,7 +131,8 @@ def on_top(
     Raises:
         UserError: where a recipe is asked for that the run was not started with.
     """
-    merged = OmegaConf.create(OmegaConf.to_container(stored))
+    merged = copy.deepcopy(stored)
+    OmegaConf.set_struct(merged, False)
     applied = []
     for override in now.overrides:
         found = _OVERRIDE.match(override)
@@ -155,7 +157,9 @@ def moved(config: str, folder: Path) -> DictConfig:
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
     old = str(cfg.paths.run_dir)
-    return OmegaConf.create(OmegaConf.to_yaml(cfg).replace(old, str(folder)))
+    turned = OmegaConf.create(OmegaConf.to_yaml(cfg).replace(old, str(folder)))
+    assert isinstance(turned, DictConfig)
+    return turned
 
 
 def joined() -> Path | None:
