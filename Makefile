@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PY     := .venv/bin/python
 READY  := .venv/.ready
+BENCH  ?= coco_map loader mask_loss prompts
+QUICK  ?= --quick
 BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
@@ -53,8 +55,8 @@ type: $(READY)  ## mypy
 data-check: $(READY)  ## findings in a data folder (ARGS=/path/to/data)
 	@$(PY) -m maskwell.data.checks $(ARGS)
 
-bench: $(READY)  ## every benchmark in its quick form (ARGS= for the full one)
-	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name $(or $(ARGS),--quick) || exit 1; done
+bench: $(READY)  ## benchmarks in their quick form (QUICK= for the full one, BENCH=coco_map for one)
+	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name $(QUICK) $(ARGS) || exit 1; done
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
 	@$(PY) -m benchmarks.results_table
