@@ -128,11 +128,11 @@ class BaseTask(LightningModule):
         )
         return {"loss": output.loss, "parts": parts, "facts": facts}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]
         """Loss computed as in training, metrics updated."""
         return self._evaluation_step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]
         """As validation, logged as ``test/``."""
         return self._evaluation_step(batch, "test")
 

@@ -194,8 +194,8 @@ def _match_layers(
     num_layers, num_rows, _ = outputs.logits.shape
     widest = max([*counts, 1])
     padded = outputs.boxes.new_zeros(num_rows, widest, 4)
-    for row, target in enumerate(targets):
-        padded[row, : counts[row]] = target.boxes
+    for place, target in enumerate(targets):
+        padded[place, : counts[place]] = target.boxes
     cost = match_cost(outputs.logits, outputs.boxes, padded.expand(num_layers, -1, -1, -1), costs)
     pairs = assign(cost.flatten(0, 1), list(counts) * num_layers)
     sizes = torch.tensor([len(query) for query, _ in pairs])

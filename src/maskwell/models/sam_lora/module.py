@@ -158,7 +158,7 @@ class SamLora(BaseTask):
         merged.to(dtype).save_pretrained(str(folder))
         self.net.tokenizer.save_pretrained(str(folder))
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is trained: adapters, or all of it in full fine-tuning; never the frozen base."""
         trained = {name for name, _ in self.trainable_parameters()}
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k in trained}

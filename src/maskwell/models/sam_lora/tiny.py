@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, Sam3Config, Sam3Model
+from transformers.models.sam3.modeling_sam3 import Sam3DecoderMLP
 
 _WIDTH = 128
 _HEADS = 4
@@ -137,7 +138,7 @@ def _grid_anchors(count: int) -> Tensor:
     return torch.stack([x, y, size, size], dim=1).logit()
 
 
-def _look_inside(embed: nn.Module, near_heads: tuple[int, int]) -> None:
+def _look_inside(embed: Sam3DecoderMLP, near_heads: tuple[int, int]) -> None:
     """Start a relative position bias so that attention falls off outside a query's box.
 
     Input per axis: (d_low, d_high), signed log distances of a pixel from the box's near and far edge.
