@@ -102,7 +102,7 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         if data[:4] in _TIFF_STARTS:
             return _to_rgb(_decode_tiff(data))
-        raise
+        raise ValueError("its content is no known image format") from None
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
