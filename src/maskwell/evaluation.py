@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -159,7 +160,8 @@ class _Metrics:
 
     def compute(self) -> dict[str, float]:
         measured = [metric for metric in (self.coco, self.concept, self.stats) if metric.update_called]
-        return {name: float(value) for metric in measured for name, value in metric.compute().items()}
+        figures = {name: float(value) for metric in measured for name, value in metric.compute().items()}
+        return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
 def _answer_to(prompt: Prompt, prediction: Prediction) -> Prediction:
