@@ -82,14 +82,17 @@ def train_step(net: PromptedSam, criterion: SetLoss, step: Step) -> float:
 
 
 def in_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Seconds of every call in each of ``repeats`` rounds, after one round to warm up: [call][round]."""
+    """CPU seconds of every call in each of ``repeats`` rounds, after one to warm up: [call][round].
+
+    With one thread this is the time on an idle machine; other work does not lengthen it.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 1):
         for call, record in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
             if turn:
-                record.append(time.perf_counter() - start)
+                record.append(time.process_time() - start)
     return seconds
 
 
@@ -124,8 +127,8 @@ def main() -> None:
         notes=(
             f"Small base (fresh weights: time does not depend on them), {SIZE} px, {IMAGES} images a step, "
             f"{OBJECTS} objects for the first prompt of each, none for the others; LoRA attention_mlp r16; "
-            "forward, loss and backward on one core in float32; medians over rounds in which all variants "
-            "take their turn. loss_difference is relative, shared_5 against repeated_5."
+            "forward, loss and backward on one core in float32; CPU seconds of the one "
+            "thread, medians over rounds in which all variants take their turn. loss_difference is relative, shared_5 against repeated_5."
         ),
     )
 
