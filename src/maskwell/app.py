@@ -121,7 +121,7 @@ def _load_weights(task: BaseTask, cfg: DictConfig) -> None:
     """Weights only, of a checkpoint of the same family; a new run starts from them."""
     path = restore.find(cfg.init_from, Path(cfg.paths.runs), task.family)
     restore.load_weights(task, checkpoint.read(path, task.family), path)
-    task.iteration = 0
+    task.reset_progress()
 
 
 def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:

@@ -43,6 +43,9 @@ def main(verb: str) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=verb)(job)()
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         _refuse(compose.explain(error, verb, sys.argv[1:], _search_of(sys.argv)))
     if raised:

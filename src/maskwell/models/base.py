@@ -68,9 +68,14 @@ class BaseTask(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.iteration = 0
         self.categories: tuple[str, ...] = ()
         self.optim: OptimiserFactory | None = None
+        self.reset_progress()
+
+    def reset_progress(self) -> None:
+        """Count from the start: a new run, from fresh or from given weights."""
+        self.iteration = 0
+        self._epoch_loss, self._epoch_size = torch.zeros(()), 0  # sum over samples, and their number
 
     def bind(self, *, categories: Sequence[str], optim: OptimiserFactory | None = None) -> None:
         """Give the task what the data and the configuration know; called once by the build layer."""
@@ -123,10 +128,16 @@ class BaseTask(LightningModule):
             on_epoch=False,
             batch_size=size,
         )
-        self.log(
-            "train/epoch_avg_loss", output.loss.detach(), on_step=False, on_epoch=True, batch_size=size
-        )
+        self._epoch_loss = self._epoch_loss + output.loss.detach().float() * size
+        self._epoch_size += size
         return {"loss": output.loss, "parts": parts, "facts": facts}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the whole epoch, the part before a resume included."""
+        if self._epoch_size:
+            mean = torch.as_tensor(self._epoch_loss / self._epoch_size, device=self.device)
+            self.log("train/epoch_avg_loss", mean, sync_dist=True)
+        self._epoch_loss, self._epoch_size = torch.zeros(()), 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # type: ignore[override]
         """Loss computed as in training, metrics updated."""
@@ -162,7 +173,10 @@ class BaseTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["family"] = self.family
         checkpoint["iteration"] = self.iteration
+        checkpoint["epoch_loss"] = (float(self._epoch_loss), self._epoch_size)
         checkpoint["categories"] = list(self.categories)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint.get("iteration", 0))
+        total, self._epoch_size = checkpoint.get("epoch_loss", (0.0, 0))
+        self._epoch_loss = torch.tensor(total, device=self.device)
