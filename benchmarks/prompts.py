@@ -127,8 +127,8 @@ def main() -> None:
         notes=(
             f"Small base (fresh weights: time does not depend on them), {SIZE} px, {IMAGES} images a step, "
             f"{OBJECTS} objects for the first prompt of each, none for the others; LoRA attention_mlp r16; "
-            "forward, loss and backward on one core in float32; CPU seconds of the one "
-            "thread, medians over rounds in which all variants take their turn. loss_difference is relative, shared_5 against repeated_5."
+            "forward, loss and backward in float32; CPU seconds of the one thread, medians over rounds in "
+            "which all variants take their turn. loss_difference is relative, shared_5 against repeated_5."
         ),
     )
 
