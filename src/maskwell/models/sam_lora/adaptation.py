@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,7 +100,11 @@ def _inject(sam: Sam3Model, lora: Lora, train_text: bool) -> PeftModel:
         bias="none",
     )
     try:
-        model = get_peft_model(sam, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*is_gradient_checkpointing.*"
+            )  # peft's, not the user's
+            model = get_peft_model(sam, config)
     except ValueError as error:
         raise UserError(
             f"model.lora.targets={lora.targets} matches no linear layer of the base; use one of "
