@@ -21,7 +21,7 @@ def check_boxes(file: AnnotationFile, found: Findings) -> None:
         return
     boxes = np.array([a["bbox"] for a in rows], np.float64)
     sizes = np.array([file.size_of(a) or (np.nan, np.nan) for a in rows], np.float64)
-    invalid = ~(np.abs(boxes) < LARGEST).all(1)
+    invalid = np.asarray(~(np.abs(boxes) < LARGEST).all(1))
     stuck_out, form = _form(boxes[~invalid], sizes[~invalid])
     if form is not None:
         for i in np.flatnonzero(~invalid)[stuck_out]:
@@ -72,7 +72,7 @@ def _form(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[NDArr
     if (boxes >= 0).all() and boxes.max() <= 1:
         return ~none, "shares of the image's sides"
     ends = boxes[:, :2] + boxes[:, 2:]
-    sticking = (ends > sizes[:, ::-1] + SLACK).any(1)
+    sticking = np.asarray((ends > sizes[:, ::-1] + SLACK).any(1))
     as_corners = (boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes[:, 2:] <= sizes[:, ::-1] + SLACK).all(1)
     if sticking.mean() > 0.2 and as_corners.mean() > 0.95:
         return sticking, "corners [x0, y0, x1, y1]"

@@ -70,8 +70,8 @@ def _usable_rle(
         return None
     if isinstance(counts, str) and counts.isascii():
         return Rle(size=size, counts=counts.encode())
-    runs = isinstance(counts, list) and all(isinstance(v, int) and 0 <= v < 2**31 for v in counts)
-    if runs and sum(counts) == height * width:
+    runs = counts if isinstance(counts, list) else []
+    if all(isinstance(v, int) and 0 <= v < 2**31 for v in runs) and sum(runs) == height * width:
         compressed = mask_api.frPyObjects({"size": size, "counts": counts}, height, width)
         return Rle(size=size, counts=compressed["counts"])
     found.add("rle-invalid", f"{file.place(annotation)}: counts {short(counts)}")
@@ -127,7 +127,7 @@ def _compare(
     annotation: dict[str, Any], mask_box: tuple[float, ...], file: AnnotationFile, found: Findings
 ) -> None:
     """Report a box that overlaps the box around its mask by less than half and is not just rounded."""
-    box = annotation.get("bbox")
+    box: Any = annotation.get("bbox")
     if not is_box(box) or not is_finite(box) or min(box[2:]) < 0:
         return
     x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]

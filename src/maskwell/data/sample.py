@@ -249,4 +249,3 @@ def _pad_sample(sample: Sample, height: int, width: int) -> Sample:
 def _pad_to(maps: Tensor, size: tuple[int, int], value: int | bool) -> Tensor:
     h, w = maps.shape[-2:]
     return torch.nn.functional.pad(maps, (0, size[1] - w, 0, size[0] - h), value=value)
-

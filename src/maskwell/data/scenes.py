@@ -108,9 +108,7 @@ def generate_scene(
 # What the scene holds ---------------------------------------------------------------------------
 
 
-def _plan(
-    rng: np.random.Generator, style: str, size: int, count: int, smallest: float
-) -> list[Wanted]:
+def _plan(rng: np.random.Generator, style: str, size: int, count: int, smallest: float) -> list[Wanted]:
     if count == 0:
         return []
     largest = size * min(0.6, 1.1 / np.sqrt(count))

@@ -41,7 +41,7 @@ class Patch:
 
 def rasterise(outline: Outline, centre: tuple[float, float], radius: float, size: int) -> Patch | None:
     """Draw ``outline`` at ``centre`` (x, y) in a ``size`` x ``size`` image; None if wholly outside."""
-    points = [contour * radius + np.float32(centre) for contour in outline]
+    points = [contour * radius + np.asarray(centre, np.float32) for contour in outline]
     stacked = np.concatenate(points)
     x0, y0 = (np.floor(stacked.min(0)).astype(int) - _MARGIN).tolist()
     x1, y1 = (np.ceil(stacked.max(0)).astype(int) + _MARGIN + 1).tolist()
@@ -52,7 +52,7 @@ def rasterise(outline: Outline, centre: tuple[float, float], radius: float, size
     fixed = [np.round((p - (x0, y0)) * 2**_SUBPIXEL_BITS).astype(np.int32) for p in points]
     cv2.fillPoly(canvas, fixed, 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
     full_area = int(np.count_nonzero(canvas >= 128))
-    alpha = canvas[top - y0 : bottom - y0, left - x0 : right - x0].astype(np.float32) / 255
+    alpha = canvas[top - y0 : bottom - y0, left - x0 : right - x0].astype(np.float32) / np.float32(255)
     return Patch(slice(top, bottom), slice(left, right), alpha, full_area)
 
 
@@ -60,8 +60,8 @@ def soften(patch: Patch, sigma: float) -> Floats:
     """The patch's coverage blurred by ``sigma`` pixels."""
     if sigma <= 0:
         return patch.alpha
-    blurred: Floats = cv2.GaussianBlur(patch.alpha, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    return blurred
+    blurred = cv2.GaussianBlur(patch.alpha, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)
 
 
 def rotated(outline: Outline, angle: float) -> Outline:
@@ -118,7 +118,7 @@ def _box(aspect: float) -> Outline:
 
 
 def _ellipse(rng: np.random.Generator) -> Outline:
-    return [_arc(1.0, 0, 2 * np.pi, 36) * np.float32([1, 1 / rng.uniform(1.6, 2.8)])]
+    return [_arc(1.0, 0, 2 * np.pi, 36) * np.array([1, 1 / rng.uniform(1.6, 2.8)], np.float32)]
 
 
 def _triangle(rng: np.random.Generator) -> Outline:
@@ -153,7 +153,7 @@ def _crescent(rng: np.random.Generator) -> Outline:
     shift = rng.uniform(0.4, 0.55)
     inner_radius = float(np.hypot(tip[0] - shift, tip[1]))
     start = float(np.arctan2(tip[1], tip[0] - shift))
-    inner = _arc(inner_radius, 2 * np.pi - start, start, 24) + np.float32([shift, 0])
+    inner = _arc(inner_radius, 2 * np.pi - start, start, 24) + np.array([shift, 0], np.float32)
     return [np.concatenate([outer, inner]).astype(np.float32)]
 
 

@@ -18,8 +18,8 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: float
     rows = max(2, round(cells * height / longest) + 1)
     cols = max(2, round(cells * width / longest) + 1)
     grid = rng.standard_normal((rows, cols), np.float32)
-    field: Floats = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    return field
+    field = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(field, np.float32)
 
 
 def light_field(rng: np.random.Generator, size: int, strength: float) -> Floats:
@@ -30,8 +30,8 @@ def light_field(rng: np.random.Generator, size: int, strength: float) -> Floats:
     spot = (axis[None, :] - np.float32(x)) ** 2 + (axis[:, None] - np.float32(y)) ** 2
     waves = smooth_noise(rng, size, size, 2)
     field = 0.5 * slope - 0.35 * spot + 0.3 * waves + 0.2
-    gain: Floats = 1 + np.float32(strength) * np.clip(field, -1, 1)
-    return gain
+    gain = 1 + np.float32(strength) * np.clip(field, -1, 1)
+    return np.asarray(gain, np.float32)
 
 
 def stripes(rng: np.random.Generator, height: int, width: int, period: float) -> Floats:
@@ -47,7 +47,7 @@ def dots(rng: np.random.Generator, height: int, width: int, period: float) -> Fl
     phase_x, phase_y = rng.uniform(0, period, 2)
     x = np.mod(np.arange(width, dtype=np.float32) + np.float32(phase_x), period) - period / 2
     y = np.mod(np.arange(height, dtype=np.float32) + np.float32(phase_y), period) - period / 2
-    return (x[None, :] ** 2 + y[:, None] ** 2 < (0.3 * period) ** 2).astype(np.float32)
+    return np.asarray(x[None, :] ** 2 + y[:, None] ** 2 < (0.3 * period) ** 2, np.float32)
 
 
 def blend(image: Floats, rows: slice, cols: slice, alpha: Floats, colour: Floats) -> None:
@@ -65,13 +65,12 @@ def add_noise(rng: np.random.Generator, image: Floats, level: float, coloured: b
 
 def blurred(image: Floats, sigma: float) -> Floats:
     """The image out of focus by ``sigma`` pixels."""
-    result: Floats = cv2.GaussianBlur(image, (0, 0), sigma)
-    return result
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
 def to_uint8(image: Floats) -> NDArray[np.uint8]:
     """[0, 1] floats -> uint8, clipped."""
-    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image * 255 + 0.5, 0, 255), np.uint8)
 
 
 def jpeg_damaged(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
