@@ -145,7 +145,8 @@ def main() -> None:
         minutes=(time.monotonic() - started) / 60,
         notes=(
             "dsb2018 (CC0), 97 whole test images, prompt 'cell nucleus', tiles of 64 px, max_dets [1, 10, 400]; "
-            "one thread; rates chosen by val/map_50 on crops; classical: Otsu and distance-transform split, untrained."
+            "one thread; rates chosen by val/map_50 on crops; "
+            "classical: Otsu and distance-transform split, untrained."
         ),
     )
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from trained import write_run
 
 from maskwell import restore
 from maskwell.errors import UserError
 from maskwell.export.merged import export
 from maskwell.models.sam_lora.base_model import load_base
 from maskwell.models.sam_lora.net import PromptedSam
+from trained import write_run
 
 
 @pytest.fixture(scope="module")

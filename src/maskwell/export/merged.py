@@ -1,6 +1,6 @@
 """A whole model in Hub layout out of a sam_lora checkpoint, adapters merged into the weights.
 
-    python -m maskwell.export.merged runs/sam_lora/2026-11-21_10-00-00 my_model/ --half
+python -m maskwell.export.merged runs/sam_lora/2026-11-21_10-00-00 my_model/ --half
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ def export(ckpt: str, folder: Path, *, half: bool = False, runs: Path = Path("ru
     path = restore.find(ckpt, runs, SamLora.family)
     task = restore.restore(path).task
     if not isinstance(task, SamLora):
-        raise UserError(f"{path} is a checkpoint of {task.family}; only sam_lora has a base to merge into.")
+        raise UserError(f"{path} is a checkpoint of {task.family}; only sam_lora merges into a base.")
     task.save_merged(folder, dtype=torch.float16 if half else torch.float32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("ckpt", help="a run folder, a checkpoint file, or 'last'")
     parser.add_argument("folder", type=Path, help="where the model goes; new or empty")
     parser.add_argument("--half", action="store_true", help="store float16")
