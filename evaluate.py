@@ -1,4 +1,4 @@
-"""Score a model on whole images: ``python evaluate.py ckpt=last split=test tile=96`` (``--help`` lists all)."""
+"""Score a model on whole images: ``python evaluate.py ckpt=last split=test tile=96``."""
 
 from maskwell.cli import main
 

@@ -1,4 +1,4 @@
-"""Find objects in images: ``python predict.py ckpt=last input=IMAGE_OR_FOLDER prompt="nucleus"`` (``--help``)."""
+"""Find objects in images: ``python predict.py ckpt=last input=IMAGE_OR_FOLDER prompt="nucleus"``."""
 
 from maskwell.cli import main
 
