@@ -15,6 +15,7 @@ from maskwell.errors import UserError
 from maskwell.models.sam_lora.adaptation import PRESETS, Adaptation, Lora, adapt
 from maskwell.models.sam_lora.loss import LossWeights, RowTarget, SetLoss
 from maskwell.models.sam_lora.net import PromptedSam, PromptOutputs
+from maskwell.models.sam_lora.tiny import tiny_config
 
 NewSam = Callable[[], Sam3Model]
 Base = tuple[Sam3Model, PreTrainedTokenizerBase]
@@ -61,6 +62,19 @@ def test_every_trained_parameter_has_a_gradient(
     share = sum(p.numel() for p in trainable(net).values()) / sum(p.numel() for p in net.parameters())
     print(f"{adaptation} {targets}: {share:.1%} of the parameters trained")
     assert (share > 0.5) == (adaptation == "full")
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_levels_of_the_published_model_leave_none_without(adaptation: Adaptation, base: Base) -> None:
+    """SAM 3 has four levels of features and three upsampling stages, of which text prompts use two."""
+    config = tiny_config(len(base[1]), image_size=32)
+    config.vision_config.scale_factors = [4.0, 2.0, 1.0, 0.5]
+    config.vision_config.backbone_feature_sizes = [[16, 16], [8, 8], [4, 4], [2, 2]]
+    config.mask_decoder_config.num_upsampling_stages = 3
+    torch.manual_seed(0)
+    net = PromptedSam(adapted(Sam3Model(config), adaptation), base[1])
+    train_once(net, torch.randn(2, 3, 32, 32))
+    assert [name for name, p in trainable(net).items() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(("adaptation", "targets"), CASES)
