@@ -80,7 +80,7 @@ def build_tokenizer(words: Iterable[str], *, vocab_size: int = 1000) -> CLIPToke
     """A byte-level CLIP tokenizer whose merges are learnt from ``words``.
 
     A function of the set of words alone, so that weights trained in one process mean the same in the
-    next. Any text can be encoded; a last letter that ends none of ``words`` reads as the end token.
+    next. Any text can be encoded: letters that end none of ``words`` follow at the end of the vocabulary.
     """
     words = sorted(set(words))
     split = pre_tokenizers.Sequence(
@@ -101,7 +101,10 @@ def build_tokenizer(words: Iterable[str], *, vocab_size: int = 1000) -> CLIPToke
     )
     backend.train_from_iterator(words, trainer)
     merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
-    return CLIPTokenizer(vocab=backend.get_vocab(), merges=merges, model_max_length=_MAX_TOKENS)
+    vocab = backend.get_vocab()
+    for letter in alphabet:
+        vocab.setdefault(letter + _SUFFIX, len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=_MAX_TOKENS)
 
 
 @torch.no_grad()
