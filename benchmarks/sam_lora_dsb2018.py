@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import classical, harness
 
-RATES = {"lora": (1e-3, 3e-3, 6e-3), "full": (2e-4, 5e-4, 1e-3)}
+RATES = {"lora": (7e-4, 2e-3, 5e-3), "full": (1e-4, 3e-4, 8e-4)}
 NAMES = {"lora": "adapter", "full": "full"}
 RUNS = harness.ROOT / "runs" / "benchmarks" / "sam_lora_dsb2018"
 SCORED = (
