@@ -187,6 +187,22 @@ def test_resume_and_init_exclude_each_other(finished: Path, tmp_path: Path) -> N
         train(tmp_path, f"ckpt_path={finished}", f"init_from={finished}")
 
 
+def test_a_resume_that_cannot_start_changes_nothing(finished: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    middle = finished / "checkpoints" / "middle.ckpt"
+    for wrong in ("trainer.devices=4096", "model.width=x"):
+        with pytest.raises(UserError):
+            train(tmp_path, f"ckpt_path={middle}", wrong)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_says_so(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = tmp_path / "tiny_conv" / finished.name
+    shutil.copytree(finished, copied)
+    train(tmp_path, f"ckpt_path={copied}")
+    assert "nothing was left to train" in capsys.readouterr().out
+
+
 def test_a_folder_that_was_there_is_neither_overwritten_nor_removed(finished: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(UserError, match="holds a run already"):

@@ -61,15 +61,18 @@ def _train(run: session.Session) -> float | None:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)
     data = build.datamodule(cfg, task)
-    if runs.joined() is None:
-        _check_data(data, run.folder)
     if cfg.init_from:
         _load_weights(task, cfg)
     trainer = _trainer(run, task)
+    session.begin(run)
+    if runs.joined() is None:
+        _check_data(data, run.folder)
     if cfg.evaluate_base and cfg.test and "base" not in results.read(run.folder):
         _evaluate(trainer, task, data, run, "base")
     started = time.monotonic()
     _fit(trainer, task, data, run)
+    if run.resumed and task.iteration == run.resumed.iteration and trainer.is_global_zero:
+        print("nothing was left to train; trainer.max_epochs=... or trainer.max_steps=... lets it go on")
     score = trainer.callback_metrics.get(task.monitor)
     best = _best(run)
     if cfg.test:
@@ -125,7 +128,7 @@ def _load_weights(task: BaseTask, cfg: DictConfig) -> None:
 
 
 def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:
-    resume = str(run.checkpoint) if run.checkpoint else None
+    resume = str(run.resumed.path) if run.resumed else None
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:

@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,15 +17,25 @@ from maskwell.errors import UserError
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on: ``path`` of the checkpoint, its ``iteration`` and its last log ``step``."""
+
+    path: Path
+    iteration: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Session:
-    """``cfg`` final, with ``paths.run_dir`` set; ``folder`` of the run, ``made`` by this start or not;
-    ``checkpoint`` to resume from.
+    """``cfg`` final, with ``paths.run_dir`` set, composed from ``origin``; ``folder`` of the run, ``made``
+    by this start or not; ``resumed`` where it goes on.
     """
 
     cfg: DictConfig
+    origin: runs.Origin
     folder: Path
     made: bool
-    checkpoint: Path | None = None
+    resumed: Resumed | None = None
 
     @property
     def resolved(self) -> str:
@@ -35,13 +44,14 @@ class Session:
 
 
 def start(cfg: DictConfig, origin: runs.Origin) -> Session:
-    """Make the run folder, or find the run that ``ckpt_path`` names and cut what came after its checkpoint.
+    """Make the run folder, or find the run that ``ckpt_path`` names; nothing in it is changed yet.
 
     In the processes that the first rank starts, the folder it chose.
     """
     if (folder := runs.joined()) is not None:
-        stored, _ = runs.load(folder)
-        return Session(stored, folder, False, Path(stored.ckpt_path) if stored.ckpt_path else None)
+        stored, before = runs.load(folder)
+        resumed = _resumed(Path(stored.ckpt_path)) if stored.ckpt_path else None
+        return Session(stored, before, folder, False, resumed)
     if cfg.ckpt_path and cfg.init_from:
         raise UserError(
             "ckpt_path= resumes a run and init_from= starts a new one from weights: give one of them."
@@ -49,6 +59,22 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
     session = _resume(cfg, origin) if cfg.ckpt_path else _new(cfg, origin)
     os.environ[runs.RUN_DIR] = str(session.folder)
     return session
+
+
+def begin(run: Session) -> None:
+    """Write the configuration into the folder and cut the log, once it is sure that training can start."""
+    if runs.joined() is not None:
+        return
+    note = ""
+    if run.resumed is not None:
+        note = f"{datetime.now().isoformat(timespec='seconds')}: resumed from {run.resumed.path}"
+        print(f"resuming from {run.resumed.path} (iteration {run.resumed.iteration})")
+        if run.origin.overrides:
+            print(f"overrides on top: {' '.join(run.origin.overrides)}")
+        if cut := csv_logger.cut(run.folder / "metrics.csv", run.resumed.step):
+            print(f"{cut} rows after the checkpoint were cut from metrics.csv")
+    runs.save(run.folder, run.cfg, run.origin, note)
+    print(f"run folder: {run.folder}")
 
 
 def discard(run: Session) -> None:
@@ -74,9 +100,7 @@ def _new(cfg: DictConfig, origin: runs.Origin) -> Session:
     made = cfg.paths.run_dir is None or not Path(cfg.paths.run_dir).exists()
     folder = _folder(cfg)
     cfg.paths.run_dir = str(folder)
-    runs.save(folder, cfg, origin)
-    print(f"run folder: {folder}")
-    return Session(cfg, folder, made)
+    return Session(cfg, origin, folder, made)
 
 
 def _folder(cfg: DictConfig) -> Path:
@@ -97,28 +121,20 @@ def _folder(cfg: DictConfig) -> Path:
 
 def _resume(cfg: DictConfig, origin: runs.Origin) -> Session:
     path = runs.find_checkpoint(cfg.ckpt_path, Path(cfg.paths.runs), build.family(cfg))
-    content = checkpoint.read(path)
+    header = checkpoint.read(path)[checkpoint.HEADER]
     folder = runs.folder_of(path)
     made = folder is None
     if folder is None:
-        folder = runs.create(Path(cfg.paths.runs), content[checkpoint.HEADER]["family"], datetime.now())
-        stored, before = runs.moved(content[checkpoint.HEADER]["config"], folder), runs.Origin()
+        folder = runs.create(Path(cfg.paths.runs), header["family"], datetime.now())
+        stored, before = runs.moved(header["config"], folder), runs.Origin()
     else:
         stored, before = runs.load(folder)
     merged, applied = runs.on_top(stored, before, cfg, origin)
     merged.ckpt_path, merged.init_from, merged.paths.run_dir = str(path), None, str(folder)
-    checkpoint.check_family(content, build.family(merged), path)
-    cut = csv_logger.cut(folder / "metrics.csv", _batches(content))
-    now = datetime.now().isoformat(timespec="seconds")
-    runs.save(folder, merged, runs.Origin(tuple(applied)), f"{now}: resumed from {path}")
-    print(f"run folder: {folder}\nresuming from {path} (iteration {content.get('iteration', '?')})")
-    if applied:
-        print(f"overrides on top: {' '.join(applied)}")
-    if cut:
-        print(f"{cut} rows after the checkpoint were cut from metrics.csv")
-    return Session(merged, folder, made, path)
+    return Session(merged, runs.Origin(tuple(applied)), folder, made, _resumed(path, build.family(merged)))
 
 
-def _batches(content: dict[str, Any]) -> int:
-    """The log step of the last batch that the checkpoint has seen."""
-    return int(content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+def _resumed(path: Path, family: str | None = None) -> Resumed:
+    content = checkpoint.read(path, family)
+    step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    return Resumed(path, int(content["iteration"]), int(step))
