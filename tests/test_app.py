@@ -190,7 +190,7 @@ def test_resume_and_init_exclude_each_other(finished: Path, tmp_path: Path) -> N
 def test_a_resume_that_cannot_start_changes_nothing(finished: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     middle = finished / "checkpoints" / "middle.ckpt"
-    for wrong in ("trainer.devices=4096", "model.width=x"):
+    for wrong in ("trainer.devices=4096", "model.width=x", "model.width=5"):
         with pytest.raises(UserError):
             train(tmp_path, f"ckpt_path={middle}", wrong)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
@@ -218,6 +218,35 @@ def test_a_folder_that_was_there_is_neither_overwritten_nor_removed(finished: Pa
 def test_fast_dev_run_goes_through_everything(tmp_path: Path) -> None:
     folder = train(tmp_path, "trainer.fast_dev_run=true")
     assert {"base", "trained"} <= json.loads((folder / "results.json").read_text()).keys()
+
+
+@pytest.mark.parametrize(("rate", "learns"), [(0.03, True), (0.0, False)])
+def test_overfit_preset_says_whether_the_loss_fell(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rate: float,
+    learns: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg, origin = composed(
+        *TINY[:2], "health=none", "debug=overfit", f"optim.lr={rate}", "callbacks.panels=null"
+    )
+    if learns:
+        app.train(cfg, origin)
+        assert "overfit: the loss on one batch went from" in capsys.readouterr().out
+    else:
+        with pytest.raises(UserError, match="Overfitting failed"):
+            app.train(cfg, origin)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["debug"]
+
+
+def test_profiler_preset_writes_where_the_time_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg, origin = composed(*TINY[:2], "health=none", "debug=profiler", "callbacks.panels=null")
+    app.train(cfg, origin)
+    [folder] = (tmp_path / "runs" / "debug" / "tiny_conv").iterdir()
+    assert "run_training_batch" in (folder / "fit-profile.txt").read_text()
 
 
 def test_return_value_is_the_monitored_metric(tmp_path: Path) -> None:

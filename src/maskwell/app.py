@@ -61,13 +61,12 @@ def _train(run: session.Session) -> float | None:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)
     data = build.datamodule(cfg, task)
-    if cfg.init_from:
-        _load_weights(task, cfg)
+    _load_weights(task, run)
     trainer = _trainer(run, task)
     session.begin(run)
     if runs.joined() is None:
         _check_data(data, run.folder)
-    if cfg.evaluate_base and cfg.test and "base" not in results.read(run.folder):
+    if cfg.evaluate_base and cfg.test and run.resumed is None:
         _evaluate(trainer, task, data, run, "base")
     started = time.monotonic()
     _fit(trainer, task, data, run)
@@ -120,11 +119,14 @@ def _trainer(run: session.Session, task: BaseTask) -> Trainer:
     )
 
 
-def _load_weights(task: BaseTask, cfg: DictConfig) -> None:
-    """Weights only, of a checkpoint of the same family; a new run starts from them."""
-    path = restore.find(cfg.init_from, Path(cfg.paths.runs), task.family)
-    restore.load_weights(task, checkpoint.read(path, task.family), path)
-    task.reset_progress()
+def _load_weights(task: BaseTask, run: session.Session) -> None:
+    """Weights of another run to start from; of this one, to see that they fit before anything is changed."""
+    if run.resumed is not None:
+        restore.load_weights(task, checkpoint.read(run.resumed.path, task.family), run.resumed.path)
+    elif run.cfg.init_from:
+        path = restore.find(run.cfg.init_from, Path(run.cfg.paths.runs), task.family)
+        restore.load_weights(task, checkpoint.read(path, task.family), path)
+        task.reset_progress()
 
 
 def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:

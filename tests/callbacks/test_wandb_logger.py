@@ -1,0 +1,55 @@
+"""W&B: offline without a key, one id per run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskwell.callbacks import wandb_logger
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without any key."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_no_key(nobody: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not wandb_logger.has_key()
+    logger = wandb_logger.WandbLogger(str(nobody / "run"))
+    assert logger._offline
+    assert "wandb sync" in capsys.readouterr().out
+
+
+def test_keys_are_found(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nobody / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    assert wandb_logger.has_key()
+    assert not wandb_logger.WandbLogger(str(nobody / "run"))._offline
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not wandb_logger.has_key()  # the key is for another server
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert wandb_logger.has_key()
+    assert wandb_logger.WandbLogger(str(nobody / "run"), offline=True)._offline
+
+
+def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
+    first = wandb_logger.run_id(tmp_path / "run")
+    assert wandb_logger.run_id(tmp_path / "run") == first
+    assert wandb_logger.run_id(tmp_path / "other") != first
+
+
+def test_a_step_is_always_passed(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[dict[str, float], int]] = []
+    monkeypatch.setattr(
+        wandb_logger.LightningWandbLogger,
+        "log_metrics",
+        lambda self, metrics, step: logged.append((metrics, step)),
+    )
+    logger = wandb_logger.WandbLogger(str(nobody / "run"))
+    logger.log_metrics({"a": 1.0}, step=7)
+    logger.log_metrics({"b": 2.0})
+    assert logged == [({"a": 1.0}, 7), ({"b": 2.0}, 7)]
