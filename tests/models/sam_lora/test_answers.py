@@ -179,3 +179,16 @@ def test_truth_without_masks_stays_without(truth: Truth) -> None:
     named = named_truth(truth, Prompt("cell", (), 0))
     assert named is not None
     assert named.rles is None
+
+
+def test_an_object_that_is_named_twice_by_a_prompt_is_kept_once() -> None:
+    batch = make_batch((CELL, DEBRIS))
+    outputs = make_outputs([[0.5, 0.9, 0.2, 0.1], [0.5, 0.9, 0.2, 0.1]], [0.9, 0.9])
+    outputs.masks[:, 0] = outputs.masks[:, 1]  # the first query of both prompts repeats the second
+    rows = [(0, CELL), (0, DEBRIS)]
+    (single,) = Answers(rows, outputs, batch, Detection())()
+    (double,) = Answers(rows, outputs, batch, Detection(nms=None))()
+    assert len(double.scores) == 8
+    # The better of the two stays; two prompts may name the same object.
+    assert single.scores.tolist() == pytest.approx([0.81, 0.81, 0.18, 0.18, 0.09, 0.09])
+    assert single.rles is not None and len(single.rles) == len(single.boxes) == 6

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskwell.data.sample import Batch, Prediction, Prompt, Sample, Truth
 from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops import masks as mask_ops
+from maskwell.ops.suppression import greedy
 
 Row = tuple[int, Prompt]
 """Index of the image in its batch, and what is asked about it."""
@@ -23,12 +24,15 @@ class Detection:
     """What is kept of an answer.
 
     ``min_score`` of a detection (low, so that mAP sees the whole curve); ``max_per_prompt``;
-    ``mask_threshold`` probability above which a pixel belongs to the object.
+    ``mask_threshold`` probability above which a pixel belongs to the object; ``nms``: of two answers to
+    one prompt whose masks overlap by more than this IoU the better stays (None: both; a fully trained
+    SAM 3 names an object once, the small base often twice).
     """
 
     min_score: float = 0.01
     max_per_prompt: int = 100
     mask_threshold: float = 0.5
+    nms: float | None = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Answers:
         kept = best >= self.detection.min_score
         best, query = best[kept], query[kept]
         size = sample.geometry.window_size
+        rles = mask_ops.encode(self._masks(row, query, size))
+        if self.detection.nms is not None:
+            single = greedy(mask_ops.iou(rles, rles), self.detection.nms)
+            best, query, rles = best[single], query[single], [rles[i] for i in single.tolist()]
         boxes = sample.geometry.boxes_to_window(self.outputs.boxes[-1, row, query])
         present = float(self.outputs.presence[-1, row].sigmoid())
         return Prediction(
@@ -70,7 +78,7 @@ class Answers:
             boxes=boxes.cpu(),
             scores=best.cpu(),
             labels=torch.full((len(best),), prompt.label, dtype=torch.int64),
-            rles=mask_ops.encode(self._masks(row, query, size)),
+            rles=rles,
             present={prompt.label: present},
         )
 
