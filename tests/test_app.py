@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -322,3 +323,15 @@ def test_data_without_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 objects"):
         train(tmp_path / "runs", "data=coco", f"data.root={tmp_path / 'cells'}", "data.near_duplicates=false")
     assert not list((tmp_path / "runs" / "tiny_conv").iterdir())
+
+
+def test_loader_workers_leave_ctrl_c_to_the_training() -> None:
+    cfg, _ = composed(*TINY, "data.num_workers=1", "data.epoch_size=40")
+    data = build.datamodule(cfg, build.task(cfg))
+    batches = iter(data.train_dataloader())
+    next(batches)
+    workers = psutil.Process().children()
+    assert workers
+    for worker in workers:
+        worker.send_signal(signal.SIGINT)  # as a terminal does with all processes of the program
+    assert len(list(batches)) == 19

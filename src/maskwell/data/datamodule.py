@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -200,6 +201,7 @@ class DataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate_samples, multiple=multiple),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_ignore_interrupt,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
@@ -217,6 +219,11 @@ class DataModule(LightningDataModule):
         epoch: Any = loop.epoch_progress.current
         batch: Any = loop.epoch_loop.batch_progress.current
         return epoch.processed, batch.processed if epoch.ready > epoch.processed else 0
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches every process of the program; the training decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate_samples(samples: list[Sample], multiple: int) -> Batch:
