@@ -54,7 +54,7 @@ def train(adaptation: str, rate: float, overrides: list[str]) -> dict[str, Any]:
         "folder": str(folder.relative_to(harness.ROOT)),
         "val_map_50": _best_val(folder),
         "minutes": sum(session["minutes"] for session in sessions),
-        "peak_gib": max(session["peak_memory_gib"] for session in sessions),
+        "peak_gib": max(session["peak_memory_gib"]["process"] for session in sessions),
     }
 
 
