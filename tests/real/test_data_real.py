@@ -99,7 +99,7 @@ def test_the_official_splits_share_no_near_duplicates_with_training(nuclei: Coco
 
 
 def test_one_file_of_real_images_is_split(nuclei: CocoSource, tmp_path: Path) -> None:
-    root = Path(str(DATA)) / "dsb2018"
+    root = Path(str(DATA)).resolve() / "dsb2018"
     (tmp_path / "images").symlink_to(root / "images")
     (tmp_path / "instances_default.json").write_bytes((root / "val.json").read_bytes())
     source = CocoSource(str(tmp_path), val_split=0.2, test_split=0.1)

@@ -32,7 +32,7 @@ def make_task(**options: Any) -> SamLora:
     defaults: dict[str, Any] = {
         "image_size": SIZE,
         "lora": Lora(rank=4),
-        "detection": Detection(max_per_prompt=10),
+        "detection": Detection(max_per_prompt=10, nms=None),
     }
     torch.manual_seed(0)
     task = SamLora("scratch", **{**defaults, **options})
