@@ -147,7 +147,7 @@ def main() -> None:
         notes=(
             "dsb2018 (CC0), 97 whole test images, prompt 'cell nucleus', tiles of 80 px, "
             "max_dets [1, 10, 400]; one thread; minutes: all trainings; crops of 64 px in training; rates "
-            "chosen by val/map_50 on crops, before duplicates of one answer were suppressed as they are in the "
+            "chosen by val/map_50 on crops, before duplicates of an answer were suppressed as in the "
             "scores; negatives of pmf1, il_mcc, cgf1: 'bicycle'; classical: Otsu and distance-transform "
             "split, untrained."
         ),
