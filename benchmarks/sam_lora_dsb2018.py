@@ -14,8 +14,11 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,6 @@ RATES = {"lora": (7e-4, 2e-3, 5e-3), "full": (1e-4, 3e-4, 8e-4)}
 NAMES = {"lora": "adapter", "full": "full"}
 RUNS = harness.ROOT / "runs" / "benchmarks" / "sam_lora_dsb2018"
 SCORED = (
-    "tile=80",  # inside the range of scales that training shows (64 px, zoomed by 0.8 to 1.25)
-    "overlap=0.25",
     "max_dets=[1,10,400]",
     "data.eval_batch_size=16",
     "data.prompts.generic_words=[bicycle]",  # a word that training does not ask
@@ -34,9 +35,33 @@ SCORED = (
 METRICS = ("map", "map_50", "map_75", "pmf1", "il_mcc", "cgf1")
 
 
-def train(adaptation: str, rate: float, overrides: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Form:
+    """What is trained and how it is scored; ``train`` and ``score`` are further overrides of the commands."""
+
+    runs: Path
+    rates: Mapping[str, tuple[float, ...]]
+    train: tuple[str, ...]
+    score: tuple[str, ...]
+
+
+FULL = Form(RUNS, RATES, (), ("tile=80",))  # tiles inside the range of scales that training shows
+QUICK = Form(
+    RUNS / "quick",
+    {"lora": RATES["lora"][:1]},
+    (
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=4",
+        "trainer.limit_val_batches=1",
+        "callbacks.panels=null",
+    ),
+    ("tile=null",),
+)
+
+
+def train(form: Form, adaptation: str, rate: float) -> dict[str, Any]:
     """One training as a user starts it: what it reached on val and what it cost."""
-    folder = RUNS / f"{adaptation}_{rate:g}"
+    folder = form.runs / f"{adaptation}_{rate:g}"
     if (folder / "checkpoints" / "last.ckpt").is_file():
         arguments = [f"ckpt_path={folder}"]
     else:
@@ -45,7 +70,7 @@ def train(adaptation: str, rate: float, overrides: list[str]) -> dict[str, Any]:
             f"model.adaptation={adaptation}",
             f"optim.lr={rate}",
             f"paths.run_dir={folder}",
-            *overrides,
+            *form.train,
         ]
     _run("train.py", *arguments)
     sessions = json.loads((folder / "record.json").read_text())["sessions"]
@@ -57,9 +82,24 @@ def train(adaptation: str, rate: float, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def score(folder: str | None, overrides: list[str]) -> dict[str, float]:
+def best_rate(form: Form, cells: harness.Cells, adaptation: str) -> dict[str, Any]:
+    """The training with the best val/map_50 among the rates, with what the others reached."""
+    runs = {
+        rate: cells.run({"train": adaptation, "lr": rate}, lambda r=rate: train(form, adaptation, r))
+        for rate in form.rates[adaptation]
+    }
+    best = max(runs, key=lambda rate: runs[rate]["val_map_50"])
+    return {
+        **runs[best],
+        "lr": best,
+        "minutes_of_all": sum(run["minutes"] for run in runs.values()),
+        "val_map_50_by_lr": {str(rate): run["val_map_50"] for rate, run in runs.items()},
+    }
+
+
+def score(form: Form, folder: str | None) -> dict[str, float]:
     """Figures of a run's best checkpoint (None: of the base alone) on all whole test images."""
-    output = RUNS / "scores" / (Path(folder).name if folder else "base")
+    output = form.runs / "scores" / (Path(folder).name if folder else "base")
     model = (
         [f"ckpt={folder}"]
         if folder
@@ -69,7 +109,7 @@ def score(folder: str | None, overrides: list[str]) -> dict[str, float]:
             "+data.prompts.rename.nucleus=cell nucleus",
         ]
     )
-    _run("evaluate.py", *model, *SCORED, f"output={output}", *overrides)
+    _run("evaluate.py", *model, *SCORED, *form.score, f"output={output}")
     metrics = json.loads((output / "metrics.json").read_text())["metrics"]
     return {name: metrics[name] for name in METRICS}
 
@@ -104,35 +144,19 @@ def main() -> None:
     args: argparse.Namespace = parser.parse_args()
     if harness.real_data("dsb2018") is None:
         raise SystemExit("Set MASKWELL_DATA to the folder that holds dsb2018/.")
-    minutes = 0.0
-    cells = harness.Cells(RUNS / ("quick.jsonl" if args.quick else "cells.jsonl"))
-    short = (
-        ["trainer.max_steps=5", "trainer.limit_val_batches=1", "data.limit_train=10"] if args.quick else []
-    )
-    rates = {name: values[:1] if args.quick else values for name, values in RATES.items()}
-
-    trained: dict[str, dict[str, Any]] = {}
-    for adaptation in [args.only] if args.only else RATES:
-        runs = {
-            rate: cells.run(
-                {"train": adaptation, "lr": rate}, lambda a=adaptation, r=rate: train(a, r, short)
-            )
-            for rate in rates[adaptation]
-        }
-        minutes += sum(run["minutes"] for run in runs.values())
-        best = max(runs, key=lambda rate: runs[rate]["val_map_50"])
-        trained[adaptation] = {
-            **runs[best],
-            "lr": best,
-            "val_map_50_by_lr": {str(r): c["val_map_50"] for r, c in runs.items()},
-        }
+    form = QUICK if args.quick else FULL
+    if args.quick:
+        shutil.rmtree(form.runs, ignore_errors=True)
+    cells = harness.Cells(form.runs / "cells.jsonl")
+    trained = {name: best_rate(form, cells, name) for name in form.rates if args.only in (None, name)}
     if args.only:
         return
-
-    figures: dict[str, Any] = {"base": cells.run({"score": "base"}, lambda: score(None, []))}
+    figures: dict[str, Any] = {}
+    if not args.quick:
+        figures["base"] = cells.run({"score": "base"}, lambda: score(form, None))
     for adaptation, run in trained.items():
         name = NAMES[adaptation]
-        scored = cells.run({"score": name, "lr": run["lr"]}, lambda folder=run["folder"]: score(folder, []))
+        scored = cells.run({"score": name, "lr": run["lr"]}, lambda folder=run["folder"]: score(form, folder))
         costs = {key: run[key] for key in ("minutes", "peak_gib", "lr", "val_map_50_by_lr")}
         figures[name] = {**scored, **parameters(run["folder"]), **costs}
     control = cells.run({"score": "classical"}, lambda: classical.evaluate("test"))
@@ -143,7 +167,7 @@ def main() -> None:
         figures,
         command="python -m benchmarks.sam_lora_dsb2018",
         seeds=[0],
-        minutes=minutes,
+        minutes=sum(run["minutes_of_all"] for run in trained.values()),
         notes=(
             "dsb2018 (CC0), 97 whole test images, prompt 'cell nucleus', tiles of 80 px, "
             "max_dets [1, 10, 400]; one thread; minutes: all trainings; crops of 64 px in training; rates "
