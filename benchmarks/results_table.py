@@ -67,6 +67,8 @@ GRIDS = (
 )
 
 LINES = (
+    Line("`train.py --help`", "start", "help_s", "{:.1f} s", "≤ 2 s"),
+    Line("Sample data, 280 images", "start", "cells_s", "{:.1f} s", "≤ 20 s"),
     Line("COCO mAP, speed against pycocotools", "coco_map", "speedup", "{:.0f}×", "≥ 10×"),
     Line("COCO mAP, largest difference from pycocotools", "coco_map", "max_abs_diff", "{:.0e}", "< 1e-6"),
     Line("Loader, speed against annToMask and PIL", "loader", "speedup", "{:.1f}×", "≥ 2×"),
