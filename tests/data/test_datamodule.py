@@ -208,3 +208,11 @@ def test_bad_settings(tmp_path: Path) -> None:
         module(tmp_path, prompts=PromptPolicy({"horse": "x"}))
     with pytest.raises(RuntimeError, match="bind"):
         DataModule(CocoSource(str(tmp_path))).dataset("train")
+
+
+@pytest.mark.parametrize("name", ["num_workers", "batch_size"])
+def test_impossible_loader_settings_are_a_sentence(tmp_path: Path, name: str) -> None:
+    dataset(tmp_path)
+    settings = {"batch_size": 4, "num_workers": 0, name: -1}
+    with pytest.raises(UserError, match=f"data.{name}=-1"):
+        DataModule(CocoSource(str(tmp_path)), **settings)

@@ -83,6 +83,10 @@ class DataModule(LightningDataModule):
         limit_train: int | None = None,
     ) -> None:
         super().__init__()
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers}: give 0 (load in the training process) or more.")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size}: a batch has at least one sample.")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer test images than ranks
         self.source = source
         self.batch_size = batch_size
