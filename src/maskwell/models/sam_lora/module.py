@@ -90,9 +90,10 @@ class SamLora(BaseTask):
             "num_prompts": torch.tensor(float(len(rows))),
             "negative_share": torch.tensor(1 - positives / len(rows)),
         }
-        return StepOutput(
-            loss, parts, facts, predict=Answers(rows, outputs.detached(), batch, self.detection)
-        )
+        if stage == "train":  # nobody asks for predictions there, and float32 copies of masks are large
+            return StepOutput(loss, parts, facts)
+        answers = Answers(rows, outputs.detached(), batch, self.detection)
+        return StepOutput(loss, parts, facts, predict=answers)
 
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """Answers to the prompts each sample carries; labels are the prompts' labels."""
