@@ -23,8 +23,8 @@ from maskwell.data.sample import Prediction, Prompt, Truth
 from maskwell.data.source import SPLITS, Record, Split
 from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
-from maskwell.metrics.coco_map import CocoMap
-from maskwell.metrics.concept import ConceptF1, DetectionStats, prompt_results
+from maskwell.metrics.coco_map import PHRASES, CocoMap
+from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
 from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP
 
@@ -138,14 +138,15 @@ class _Metrics:
     """Everything that is measured, over whole images."""
 
     def __init__(self, categories: Sequence[str], max_dets: Sequence[int]) -> None:
-        self.coco = CocoMap(categories, max_dets=max_dets)
+        self.phrase_label = len(categories)
+        self.coco = CocoMap((*categories, PHRASES), max_dets=max_dets)
         self.concept = ConceptF1()
         self.stats = DetectionStats()
 
     def update(self, prediction: Prediction, truth: Truth, prompts: Sequence[Prompt]) -> None:
         """Categories feed COCO mAP; every prompt feeds concept F1.
 
-        A free phrase that names objects counts as an image with one category, as in validation.
+        A free phrase that names objects counts as an image of the category PHRASES, as in validation.
         """
         self.stats.update([prediction])
         if not prompts or any(prompt.label >= 0 for prompt in prompts):
@@ -154,8 +155,10 @@ class _Metrics:
             if prompt.label >= 0 or not prompt.objects:
                 self.concept.update(prompt_results(prediction, truth, [prompt.label]))
                 continue
-            answer, named = _answer_to(prompt, prediction), _named_by(prompt, truth)
-            self.concept.update(prompt_results(answer, named, [0]))
+            answer = _answer_to(prompt, prediction, self.phrase_label)
+            named = named_by(prompt, truth, self.phrase_label)
+            assert named is not None
+            self.concept.update(prompt_results(answer, named, [self.phrase_label]))
             self.coco.update([answer], [named])
 
     def compute(self) -> dict[str, float]:
@@ -164,29 +167,16 @@ class _Metrics:
         return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
-def _answer_to(prompt: Prompt, prediction: Prediction) -> Prediction:
-    """The detections of one prompt, as those of category 0."""
+def _answer_to(prompt: Prompt, prediction: Prediction, label: int) -> Prediction:
+    """The detections of one prompt, as those of category ``label``."""
     keep = prediction.labels == prompt.label
     rles = prediction.rles
     return Prediction(
         size=prediction.size,
         boxes=prediction.boxes[keep],
         scores=prediction.scores[keep],
-        labels=torch.zeros(int(keep.sum()), dtype=torch.int64),
+        labels=torch.full((int(keep.sum()),), label, dtype=torch.int64),
         rles=None if rles is None else [rle for rle, kept in zip(rles, keep.tolist(), strict=True) if kept],
-    )
-
-
-def _named_by(prompt: Prompt, truth: Truth) -> Truth:
-    """The objects of one prompt, as those of category 0."""
-    index = list(prompt.objects)
-    return Truth(
-        size=truth.size,
-        boxes=truth.boxes[index],
-        labels=torch.zeros(len(index), dtype=torch.int64),
-        iscrowd=truth.iscrowd[index],
-        area=truth.area[index],
-        rles=None if truth.rles is None else [truth.rles[i] for i in index],
     )
 
 

@@ -138,3 +138,18 @@ def test_focal_cost_is_finite_and_falls_with_the_score() -> None:
     assert cost.isfinite().all()
     assert (cost.diff() <= 0).all()
     assert cost[0] > 0 > cost[-1]
+
+
+def test_repeated_targets_get_different_queries_at_the_least_cost() -> None:
+    cost = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(1))
+    for matrix, (query, target) in zip(cost, assign(cost, [2, 2], [2, 1]), strict=True):
+        repeat = len(query) // 2
+        assert len(set(query.tolist())) == len(query)
+        assert sorted(target.tolist()) == sorted([0, 1] * repeat)
+        assert total(matrix, (query, target)) == pytest.approx(brute_force(matrix.repeat(1, repeat)))
+
+
+def test_more_repeats_than_queries_leave_no_query_out() -> None:
+    query, target = assign(torch.randn(1, 3, 2), [2], [5])[0]
+    assert sorted(query.tolist()) == [0, 1, 2]
+    assert set(target.tolist()) <= {0, 1}

@@ -205,4 +205,7 @@ def _object_counts(datamodule: Any) -> str:
     facts = summary()
     samples = ", ".join(str(n) for n in facts.first_samples[:8])
     batches = ", ".join(str(n) for n in facts.first_batches)
-    return f"      objects in the first samples: {samples}; in the first batches: {batches}"
+    rehearsal = (
+        f"\n      rehearsal: {facts.rehearsal} generated scenes beside each batch" if facts.rehearsal else ""
+    )
+    return f"      objects in the first samples: {samples}; in the first batches: {batches}{rehearsal}"

@@ -6,13 +6,14 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from maskwell.data.dataset import SampleDataset
 from maskwell.data.prompts import PromptPolicy
+from maskwell.data.rehearsal import AUTO_SCENES, RehearsalSampler, Rehearsed, rehearsal_scenes
 from maskwell.data.sample import Batch, InputSpec, Sample, collate
 from maskwell.data.sampler import EvalSampler, Key, TrainSampler
 from maskwell.data.source import SPLITS, Source, Split
@@ -25,7 +26,8 @@ class DataSummary:
     """What the start-up print shows.
 
     ``images`` and ``objects`` per split as they lie on disk (None where they are generated),
-    ``samples`` per epoch; ``first_samples`` and ``first_batches``: their objects, as training sees them.
+    ``samples`` per epoch; ``first_samples`` and ``first_batches``: their objects, as training sees them;
+    ``rehearsal``: generated scenes beside each batch, which are not counted among the samples.
     """
 
     images: dict[Split, int]
@@ -34,6 +36,7 @@ class DataSummary:
     categories: tuple[str, ...]
     first_samples: tuple[int, ...]
     first_batches: tuple[int, ...]
+    rehearsal: int = 0
 
 
 class BatchLoader(DataLoader[Sample]):
@@ -67,6 +70,8 @@ class DataModule(LightningDataModule):
         crop: side of training windows and evaluation tiles in file pixels; None for whole images.
         min_visible: objects of which a smaller share lies in a window are dropped.
         limit_train: use this many training images only, a seeded choice.
+        rehearsal: generated scenes beside each training batch, against forgetting; ``auto``: two where
+            the base was pretrained on such scenes, else none.
     """
 
     def __init__(
@@ -81,8 +86,11 @@ class DataModule(LightningDataModule):
         crop: int | None = None,
         min_visible: float = 0.25,
         limit_train: int | None = None,
+        rehearsal: int | Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
+        if rehearsal not in ("auto", None) and not (isinstance(rehearsal, int) and rehearsal >= 0):
+            raise UserError(f"data.rehearsal={rehearsal}: give auto, null or a number of scenes.")
         if num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give 0 (load in the training process) or more.")
         if batch_size < 1:
@@ -98,13 +106,29 @@ class DataModule(LightningDataModule):
         self.crop = crop
         self.min_visible = min_visible
         self.limit_train = limit_train
+        self.rehearsal = rehearsal
+        self._scenes = 0
         self._spec: InputSpec | None = None
         self._datasets: dict[Split, SampleDataset] = {}
 
-    def bind(self, input_spec: InputSpec) -> None:
-        """Take the geometry and normalisation of the network that will eat the batches."""
+    def bind(self, input_spec: InputSpec, *, promptable: bool = False, knows_scenes: bool = False) -> None:
+        """Take the geometry and normalisation of the network that will eat the batches.
+
+        Args:
+            promptable: whether it answers phrases, as generated scenes ask them.
+            knows_scenes: whether it was pretrained on generated scenes.
+
+        Raises:
+            UserError: rehearsal of scenes is asked for and the network answers no phrases.
+        """
         self._spec = input_spec
         self._datasets = {}
+        self._scenes = (AUTO_SCENES * knows_scenes) if self.rehearsal == "auto" else int(self.rehearsal or 0)
+        if self._scenes and not promptable:
+            raise UserError(
+                f"data.rehearsal={self.rehearsal}: generated scenes ask phrases, which only promptable "
+                "models answer; set data.rehearsal=null."
+            )
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -157,7 +181,10 @@ class DataModule(LightningDataModule):
             shuffle=not fixed,
             position=(lambda: (0, 0)) if fixed else self._position,
         )
-        return self._loader(dataset, sampler)
+        if not self._scenes:
+            return self._loader(dataset, sampler)
+        scenes = rehearsal_scenes(dataset.spec, self.seed)
+        return self._loader(Rehearsed(dataset, scenes), RehearsalSampler(sampler, self._scenes))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every validation sample once, over all ranks."""
@@ -180,6 +207,7 @@ class DataModule(LightningDataModule):
             categories=self.categories,
             first_samples=tuple(count for batch in counts for count in batch),
             first_batches=tuple(sum(batch) for batch in counts),
+            rehearsal=self._scenes,
         )
 
     def split_lists(self) -> dict[str, list[str]]:
@@ -197,7 +225,7 @@ class DataModule(LightningDataModule):
         sampler = EvalSampler(len(dataset), self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(dataset, sampler)
 
-    def _loader(self, dataset: SampleDataset, sampler: Sampler[list[Key]]) -> DataLoader[Sample]:
+    def _loader(self, dataset: SampleDataset | Rehearsed, sampler: Sampler[list[Key]]) -> DataLoader[Sample]:
         multiple = dataset.spec.multiple if dataset.spec.fit == "pad" else 1
         return BatchLoader(
             dataset,

@@ -5,6 +5,8 @@ The arguments that all kinds share are those of :class:`~maskwell.data.datamodul
 
 from __future__ import annotations
 
+from typing import Literal
+
 from maskwell.data.coco import CocoSource
 from maskwell.data.datamodule import DataModule
 from maskwell.data.generated import ScenesSource
@@ -35,6 +37,7 @@ def coco(
     crop: int | None = None,
     min_visible: float = 0.25,
     limit_train: int | None = None,
+    rehearsal: int | Literal["auto"] | None = "auto",
 ) -> DataModule:
     """A COCO folder (``data=coco``), as instances or, with ``semantic``, as classes."""
     make = CocoSemanticSource if semantic else CocoSource
@@ -50,6 +53,7 @@ def coco(
         crop,
         min_visible,
         limit_train,
+        rehearsal,
     )
 
 
@@ -89,6 +93,7 @@ def cells(
     crop: int | None = None,
     min_visible: float = 0.25,
     limit_train: int | None = None,
+    rehearsal: int | Literal["auto"] | None = "auto",
 ) -> DataModule:
     """Generated microscopy-like images (``data=cells``), written to a cache on first use."""
     root = cached_cells(seed=seed, counts=(num_train, num_val, num_test), size=size)
@@ -103,6 +108,7 @@ def cells(
         crop,
         min_visible,
         limit_train,
+        rehearsal,
     )
 
 

@@ -25,6 +25,9 @@ from maskwell.ops.masks import Rle
 IouType = Literal["bbox", "segm"]
 Figures = dict[str, Tensor]
 
+PHRASES = "phrases"
+"""Category of the answers to free phrases, behind those of the data."""
+
 _LOG = logging.getLogger(__name__)
 _AREAS = ("all", "small", "medium", "large")
 # (state, dtype, columns): what is kept of every image, detection and object, rank after rank.

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
 
-from maskwell.data.sample import Prediction, Truth
+from maskwell.data.sample import Prediction, Prompt, Truth
 from maskwell.ops import boxes, masks
 from maskwell.ops.masks import Rle
 
@@ -62,6 +62,29 @@ def prompt_results(prediction: Prediction, truth: Truth, labels: Iterable[int]) 
             )
         )
     return results
+
+
+def named_by(prompt: Prompt, truth: Truth, label: int = 0) -> Truth | None:
+    """The part of a truth that one prompt names, as objects of category ``label``.
+
+    A category's prompt names the objects of its label; a free phrase names ``prompt.objects``. None
+    where only a crowd answers the prompt: neither finding nor missing it can be judged.
+    """
+    if prompt.label >= 0:
+        named = truth.labels == prompt.label
+        index = (named & ~truth.iscrowd).nonzero()[:, 0]
+        if named.any() and not len(index):
+            return None
+    else:
+        index = torch.tensor(prompt.objects, dtype=torch.int64)
+    return Truth(
+        size=truth.size,
+        boxes=truth.boxes[index],
+        labels=torch.full((len(index),), label, dtype=torch.int64),
+        iscrowd=truth.iscrowd[index],
+        area=truth.area[index],
+        rles=None if truth.rles is None else [truth.rles[i] for i in index.tolist()],
+    )
 
 
 def match_counts(result: PromptResult, threshold: float) -> Tensor:

@@ -63,6 +63,10 @@ class BaseTask(LightningModule):
     monitor = "val/map"
     mode: Literal["min", "max"] = "max"
     input_spec: InputSpec
+    promptable = False
+    """Whether it answers the phrases that samples carry."""
+    knows_scenes = False
+    """Whether its base was pretrained on generated scenes, which can be rehearsed in fine-tuning."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 

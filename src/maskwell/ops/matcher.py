@@ -57,19 +57,27 @@ def match_cost(logits: Tensor, boxes: Tensor, targets: Tensor, costs: MatchCosts
         return torch.nan_to_num(cost, nan=_UNMATCHABLE, posinf=_UNMATCHABLE, neginf=_UNMATCHABLE)
 
 
-def assign(cost: Tensor, counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Optimal one-to-one assignment for each problem of a batch.
+def assign(
+    cost: Tensor, counts: Sequence[int], repeats: Sequence[int] | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Optimal assignment for each problem of a batch: every target to one query, or to several.
 
     Args:
         cost: [B, Q, N] cost matrices, padded to the largest number of targets N.
         counts: targets of each problem, <= N.
+        repeats: queries that each target of a problem gets; None: one.
 
     Returns:
-        Per problem (query indices, target indices), int64, as many as min(Q, count).
+        Per problem (query indices, target indices), int64, as many as min(Q, count * repeat); no
+        query comes twice.
     """
     matrices = cost.detach().cpu().numpy()
     pairs = []
-    for matrix, count in zip(matrices, counts, strict=True):
-        rows, columns = linear_sum_assignment(matrix[:, :count]) if count else (np.empty(0), np.empty(0))
+    for matrix, count, repeat in zip(matrices, counts, repeats or [1] * len(counts), strict=True):
+        if not count:
+            rows = columns = np.empty(0)
+        else:
+            rows, columns = linear_sum_assignment(np.tile(matrix[:, :count], repeat))
+            columns = columns % count
         pairs.append((torch.as_tensor(rows, dtype=torch.int64), torch.as_tensor(columns, dtype=torch.int64)))
     return pairs

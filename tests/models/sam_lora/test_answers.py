@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from maskwell.data.sample import Batch, Geometry, Prompt, Sample, Truth
-from maskwell.models.sam_lora.answers import Answers, Detection, named_truth
+from maskwell.metrics.concept import named_by
+from maskwell.models.sam_lora.answers import Answers, Detection
 from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops import masks
 
@@ -144,7 +145,7 @@ def truth() -> Truth:
 
 
 def test_a_category_names_its_objects_but_no_crowd(truth: Truth) -> None:
-    named = named_truth(truth, Prompt("cell", (), 0))
+    named = named_by(Prompt("cell", (), 0), truth)
     assert named is not None
     assert named.labels.tolist() == [0]
     torch.testing.assert_close(named.boxes, truth.boxes[:1])
@@ -154,29 +155,29 @@ def test_a_category_names_its_objects_but_no_crowd(truth: Truth) -> None:
 
 
 def test_an_absent_category_names_nothing(truth: Truth) -> None:
-    named = named_truth(truth, Prompt("zebra", (), 3))
+    named = named_by(Prompt("zebra", (), 3), truth)
     assert named is not None
     assert named.boxes.shape == (0, 4)
     assert named.rles == []
 
 
 def test_a_category_that_is_only_a_crowd_is_not_judged(truth: Truth) -> None:
-    assert named_truth(truth, Prompt("clump", (), 2)) is None
+    assert named_by(Prompt("clump", (), 2), truth) is None
 
 
 def test_a_free_phrase_names_the_objects_it_was_made_for(truth: Truth) -> None:
-    named = named_truth(truth, Prompt("squares at the top", (0, 1), -1))
+    named = named_by(Prompt("squares at the top", (0, 1), -1), truth)
     assert named is not None
     assert named.labels.tolist() == [0, 0]
     assert named.area.tolist() == [6.0, 6.0]
-    nothing = named_truth(truth, Prompt("piano", (), -1))
+    nothing = named_by(Prompt("piano", (), -1), truth)
     assert nothing is not None
     assert len(nothing.boxes) == 0
 
 
 def test_truth_without_masks_stays_without(truth: Truth) -> None:
     truth.rles = None
-    named = named_truth(truth, Prompt("cell", (), 0))
+    named = named_by(Prompt("cell", (), 0), truth)
     assert named is not None
     assert named.rles is None
 

@@ -23,7 +23,7 @@ from maskwell.models.sam_lora import loss as loss_module
 from maskwell.models.sam_lora.loss import LossWeights, RowTarget, SetLoss
 from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops.boxes import xyxy_to_cxcywh
-from maskwell.ops.matcher import focal_cost
+from maskwell.ops.matcher import MatchCosts, focal_cost
 from maskwell.ops.sampling import uncertain_points
 
 LAYERS, QUERIES, SIDE, TARGET_SIDE = 3, 10, 8, 24
@@ -289,6 +289,63 @@ def test_sampling_is_a_function_of_the_seed() -> None:
         torch.manual_seed(seed)
         values.append(SetLoss(mask_points=50)(outputs, targets)[0].item())
     assert values[0] == values[1] != values[2]
+
+
+def test_rows_without_masks_teach_boxes_only() -> None:
+    """A row with boxes only leaves the mask terms to the others, and is not counted in their divisors."""
+    outputs, targets = with_gradient(make_outputs(2)), make_targets(2, 3)
+    loss = SetLoss(weights=SEMANTIC)
+    both = loss(outputs, targets)[1]
+    total, parts = loss(outputs, [targets[0], replace(targets[1], masks=None)])
+    alone = loss(_rows(outputs, 1), targets[:1])[1]
+    for name in ("loss_mask", "loss_dice", "loss_semantic", "loss_semantic_dice"):
+        torch.testing.assert_close(parts[name], alone[name])
+    for name in ("loss_box", "loss_giou", "loss_cls", "loss_presence", "loss_aux"):
+        torch.testing.assert_close(parts[name], both[name])
+    assert gradients(total, outputs)["masks"][1].abs().sum() == 0
+
+
+def test_data_without_any_masks_has_mask_terms_of_zero() -> None:
+    outputs, targets = make_outputs(2), [replace(t, masks=None) for t in make_targets(2, 0)]
+    total, parts = SetLoss(weights=SEMANTIC)(outputs, targets)
+    assert total.isfinite()
+    for name in ("loss_mask", "loss_dice", "loss_semantic", "loss_semantic_dice"):
+        assert parts[name].item() == 0
+
+
+def _rows(outputs: PromptOutputs, count: int) -> PromptOutputs:
+    """The first rows."""
+    return PromptOutputs(
+        outputs.logits[:, :count],
+        outputs.boxes[:, :count],
+        outputs.presence[:, :count],
+        outputs.masks[:count],
+        outputs.semantic[:count],
+    )
+
+
+def test_one_to_many_changes_the_auxiliary_layers_only() -> None:
+    outputs, targets = make_outputs(2), make_targets(2, 1)
+    one, many = DENSE(outputs, targets)[1], replace(DENSE, one_to_many=2)(outputs, targets)[1]
+    for name in one:
+        assert torch.equal(one[name], many[name]) == (name != "loss_aux")
+
+
+def test_one_to_many_by_hand() -> None:
+    """Each of two objects gets its two best queries; each pair weighs one half."""
+    wanted = torch.tensor([[0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.9, 0.9]])
+    outputs = make_outputs(1)
+    outputs.boxes[:] = torch.tensor([0.4, 0.0, 0.5, 0.1])  # far from both
+    for query, (target, shift) in {1: (0, 0.0), 3: (0, 0.02), 4: (1, 0.0), 2: (1, 0.04)}.items():
+        outputs.boxes[:, 0, query] = wanted[target] + shift
+    target = RowTarget(wanted, torch.zeros(2, TARGET_SIDE, TARGET_SIDE, dtype=torch.bool))
+    boxes_only = LossWeights(box=1, giou=0, cls=0, presence=0, mask=0, dice=0)
+    loss = SetLoss(weights=boxes_only, costs=MatchCosts(0, 5, 2), one_to_many=2)
+    total, parts = loss(outputs, [target])
+    # Every shift moves both centre coordinates; per layer (0.02 + 0.04) x 2 x 1/2, over two objects.
+    auxiliary = (LAYERS - 1) * (0.02 + 0.04) * 2 / 2 / 2
+    torch.testing.assert_close(parts["loss_aux"], torch.tensor(auxiliary), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(total, torch.tensor(auxiliary), rtol=1e-4, atol=1e-6)
 
 
 def test_semantic_terms_by_hand() -> None:

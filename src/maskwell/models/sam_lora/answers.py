@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwell.data.sample import Batch, Prediction, Prompt, Sample, Truth
+from maskwell.data.sample import Batch, Prediction, Prompt, Sample
 from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops import masks as mask_ops
 from maskwell.ops.suppression import greedy
@@ -103,27 +103,4 @@ def _merge(sample: Sample, answers: Sequence[tuple[Prompt, Prediction]]) -> Pred
         labels=torch.cat([p.labels for p in predictions])[order],
         rles=[rles[i] for i in order.tolist()],
         present={label: value for p in predictions for label, value in (p.present or {}).items()},
-    )
-
-
-def named_truth(truth: Truth, prompt: Prompt) -> Truth | None:
-    """The part of a window's truth that one prompt names, as one category with label 0.
-
-    A category's prompt names the objects of its label; a free phrase names ``prompt.objects``. None
-    where only a crowd answers the prompt: neither finding nor missing it can be judged.
-    """
-    if prompt.label >= 0:
-        named = truth.labels == prompt.label
-        index = (named & ~truth.iscrowd).nonzero()[:, 0]
-        if named.any() and not len(index):
-            return None
-    else:
-        index = torch.tensor(prompt.objects, dtype=torch.int64)
-    return Truth(
-        size=truth.size,
-        boxes=truth.boxes[index],
-        labels=torch.zeros(len(index), dtype=torch.int64),
-        iscrowd=truth.iscrowd[index],
-        area=truth.area[index],
-        rles=None if truth.rles is None else [truth.rles[i] for i in index.tolist()],
     )

@@ -26,10 +26,14 @@ Normalisation = Literal["global", "local", "one"]
 
 @dataclass
 class RowTarget:
-    """Objects that one prompt names in one image: boxes [N, 4] xyxy in [0, 1]; masks bool [N, H, W]."""
+    """Objects that one prompt names in one image.
+
+    ``boxes`` [N, 4] xyxy in [0, 1]; ``masks`` bool [N, H, W], None where the data has boxes only: such
+    a row teaches no masks.
+    """
 
     boxes: Tensor
-    masks: Tensor
+    masks: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class SetLoss:
     nothing, which reproduces losses like 69,300. Box and mask terms are divided by objects;
     classification and presence are means over prompts, as upstream, counted over all ranks too.
 
+    ``one_to_many``: queries that each object is matched to in all decoder layers but the last, which
+    stays one-to-one (mixed matching as in Align-DETR, Cai et al., 2023). An object weighs as much as
+    with one query. 1: plain Hungarian matching in every layer, as in upstream's fine-tuning.
+
     ``mask_points``: masks with more than four times as many pixels are supervised at this many sampled
     points, others densely; ``mask_supervision="dense"`` never samples.
     """
@@ -64,6 +72,7 @@ class SetLoss:
     normalisation: Normalisation = "global"
     mask_supervision: Literal["sampled", "dense"] = "sampled"
     mask_points: int = 12_544
+    one_to_many: int = 1
 
     def __call__(
         self, outputs: PromptOutputs, targets: Sequence[RowTarget]
@@ -77,13 +86,14 @@ class SetLoss:
         with torch.autocast(outputs.logits.device.type, enabled=False):
             outputs = outputs.float()
             counts = [len(target.boxes) for target in targets]
-            objects, rows = self._divisors(sum(counts), len(targets), outputs.logits.device)
-            match = _match_layers(outputs, targets, counts, self.costs)
+            objects = self._divisor(sum(counts), outputs.logits.device)
+            rows = self._divisor(len(targets), outputs.logits.device)
+            match = _match_layers(outputs, targets, counts, self.costs, self.one_to_many)
             layers = self._layer_terms(outputs, match, counts, objects, rows)
             parts = {name: values[-1] for name, values in layers.items()}
-            parts |= self._mask_terms(outputs, targets, match, objects)
+            parts |= self._mask_terms(outputs, targets, match)
             if self.weights.semantic or self.weights.semantic_dice:
-                parts |= self._semantic_terms(outputs, targets, rows)
+                parts |= self._semantic_terms(outputs, targets)
             auxiliary = sum((self._weight(n) * v[:-1].sum() for n, v in layers.items()), torch.zeros(()))
             total = sum((self._weight(n) * v for n, v in parts.items()), auxiliary)
             return total, {**parts, "loss_aux": auxiliary}
@@ -91,12 +101,12 @@ class SetLoss:
     def _weight(self, name: str) -> float:
         return float(getattr(self.weights, name.removeprefix("loss_")))
 
-    def _divisors(self, objects: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _divisor(self, count: int, device: torch.device) -> Tensor:
         if self.normalisation == "one":
-            return torch.ones((), device=device), torch.ones((), device=device)
+            return torch.ones((), device=device)
         if self.normalisation == "local":
-            return torch.tensor(max(objects, 1.0), device=device), torch.tensor(max(rows, 1.0), device=device)
-        return global_count(objects, device), global_count(rows, device)
+            return torch.tensor(max(count, 1.0), device=device)
+        return global_count(count, device)
 
     def _layer_terms(
         self, outputs: PromptOutputs, match: _Match, counts: Sequence[int], objects: Tensor, rows: Tensor
@@ -106,8 +116,9 @@ class SetLoss:
         predicted = outputs.boxes[match.layer, match.row, match.query]
         distance = box_ops.xyxy_to_cxcywh(predicted) - box_ops.xyxy_to_cxcywh(match.boxes)
         per_layer = outputs.logits.new_zeros(num_layers)
-        l1 = per_layer.index_add(0, match.layer, distance.abs().sum(-1))
-        giou = per_layer.index_add(0, match.layer, 1 - box_ops.generalised_iou(predicted, match.boxes))
+        l1 = per_layer.index_add(0, match.layer, distance.abs().sum(-1) * match.share)
+        overlap_loss = 1 - box_ops.generalised_iou(predicted, match.boxes)
+        giou = per_layer.index_add(0, match.layer, overlap_loss * match.share)
 
         positive = torch.zeros_like(outputs.logits, dtype=torch.bool)
         overlap = torch.zeros_like(outputs.logits)
@@ -127,16 +138,20 @@ class SetLoss:
         }
 
     def _mask_terms(
-        self, outputs: PromptOutputs, targets: Sequence[RowTarget], match: _Match, objects: Tensor
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], match: _Match
     ) -> dict[str, Tensor]:
-        """Focal (mean over pixels) and dice of the last layer's matched masks, summed over objects."""
-        last = match.layer == outputs.logits.shape[0] - 1
-        row, query, target = match.row[last], match.query[last], match.target[last]
+        """Focal (mean over pixels) and dice of the last layer's matched masks, per object with a mask."""
+        with_masks = torch.tensor([t.masks is not None for t in targets], device=match.row.device)
+        kept = (match.layer == outputs.logits.shape[0] - 1) & with_masks[match.row]
+        row, query, target = match.row[kept], match.query[kept], match.target[kept]
+        objects = self._divisor(
+            sum(len(t.boxes) for t in targets if t.masks is not None), outputs.logits.device
+        )
         logits = outputs.masks[row, query]
         if not len(row):
             nothing = logits.sum()  # of no element: 0, and the graph stays whole for DDP
             return {"loss_mask": nothing, "loss_dice": nothing}
-        wanted = torch.cat([targets[r].masks[target[row == r]] for r in range(len(targets))])
+        wanted = torch.cat([t.masks[target[row == r]] for r, t in enumerate(targets) if t.masks is not None])
         size = wanted.shape[-2:]
         if self.mask_supervision == "sampled" and size[0] * size[1] > 4 * self.mask_points:
             points = uncertain_points(logits, self.mask_points)
@@ -149,58 +164,66 @@ class SetLoss:
             "loss_dice": dice(flat, flat_wanted).sum() / objects,
         }
 
-    def _semantic_terms(
-        self, outputs: PromptOutputs, targets: Sequence[RowTarget], rows: Tensor
-    ) -> dict[str, Tensor]:
-        """Cross-entropy and dice of the semantic output against the union of the objects."""
-        size = outputs.semantic.shape[-2:]
-        union = torch.stack(
-            [
-                t.masks.any(0) if len(t.masks) else torch.zeros_like(outputs.semantic[0], dtype=torch.bool)
-                for t in (_at_size(target, size) for target in targets)
-            ]
-        ).float()
-        entropy = F.binary_cross_entropy_with_logits(outputs.semantic, union, reduction="none")
+    def _semantic_terms(self, outputs: PromptOutputs, targets: Sequence[RowTarget]) -> dict[str, Tensor]:
+        """Cross-entropy and dice of the semantic output against the union of the objects' masks."""
+        place = [i for i, target in enumerate(targets) if target.masks is not None]
+        rows = self._divisor(len(place), outputs.logits.device)
+        logits = outputs.semantic[place]
+        union = [_union(m, logits.shape[-2:]) for t in targets if (m := t.masks) is not None]
+        wanted = torch.stack(union) if union else torch.zeros_like(logits)
+        entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return {
             "loss_semantic": entropy.mean((-2, -1)).sum() / rows,
-            "loss_semantic_dice": dice(outputs.semantic.flatten(1), union.flatten(1)).sum() / rows,
+            "loss_semantic_dice": dice(logits.flatten(1), wanted.flatten(1)).sum() / rows,
         }
 
 
 @dataclass
 class _Match:
-    """Matched pairs of all layers, ordered by layer, then row: int64 indices [M] and boxes [M, 4]."""
+    """Matched pairs of all layers, ordered by layer, then row: int64 indices [M] and boxes [M, 4].
+
+    ``share`` [M]: 1 / (queries of the pair's object in that layer).
+    """
 
     layer: Tensor
     row: Tensor
     query: Tensor
     target: Tensor
     boxes: Tensor
+    share: Tensor
 
 
-def _at_size(target: RowTarget, size: torch.Size) -> RowTarget:
-    """Masks area-averaged to ``size`` and thresholded at one half."""
-    if not len(target.masks):
-        return target
-    small = F.interpolate(target.masks[:, None].float(), tuple(size), mode="area")[:, 0] >= 0.5
-    return RowTarget(target.boxes, small)
+def _union(masks: Tensor, size: torch.Size) -> Tensor:
+    """Float [h, w]: 1 where any mask [N, H, W], area-averaged to ``size``, covers at least half."""
+    if not len(masks):
+        return torch.zeros(size, device=masks.device)
+    small = F.interpolate(masks[:, None].float(), tuple(size), mode="area")[:, 0] >= 0.5
+    return small.any(0).float()
 
 
 def _match_layers(
-    outputs: PromptOutputs, targets: Sequence[RowTarget], counts: Sequence[int], costs: MatchCosts
+    outputs: PromptOutputs,
+    targets: Sequence[RowTarget],
+    counts: Sequence[int],
+    costs: MatchCosts,
+    one_to_many: int,
 ) -> _Match:
-    """One-to-one matching of every layer and row; padded targets keep it one cost computation."""
+    """Matching of every layer and row; padded targets keep it one cost computation."""
     device = outputs.logits.device
-    num_layers, num_rows, _ = outputs.logits.shape
+    num_layers, num_rows, num_queries = outputs.logits.shape
     widest = max([*counts, 1])
     padded = outputs.boxes.new_zeros(num_rows, widest, 4)
     for place, target in enumerate(targets):
         padded[place, : counts[place]] = target.boxes
     cost = match_cost(outputs.logits, outputs.boxes, padded.expand(num_layers, -1, -1, -1), costs)
-    pairs = assign(cost.flatten(0, 1), list(counts) * num_layers)
+    # At most half of the queries are given away, so that the others learn to be background.
+    copies = [max(1, min(one_to_many, num_queries // (2 * count))) if count else 1 for count in counts]
+    repeats = [*copies] * (num_layers - 1) + [1] * num_rows
+    pairs = assign(cost.flatten(0, 1), list(counts) * num_layers, repeats)
     sizes = torch.tensor([len(query) for query, _ in pairs])
     problem = torch.repeat_interleave(torch.arange(len(pairs)), sizes)
     query = torch.cat([q for q, _ in pairs]).to(device)
     target_index = torch.cat([t for _, t in pairs]).to(device)
+    share = (1 / torch.tensor(repeats, dtype=torch.float32))[problem].to(device)
     layer, row = (problem // num_rows).to(device), (problem % num_rows).to(device)
-    return _Match(layer, row, query, target_index, padded[row, target_index])
+    return _Match(layer, row, query, target_index, padded[row, target_index], share)

@@ -14,14 +14,15 @@ from transformers import Sam3Model
 
 from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
 from maskwell.errors import UserError
-from maskwell.metrics.coco_map import CocoMap
-from maskwell.metrics.concept import ConceptF1, DetectionStats, PromptResult
+from maskwell.metrics.coco_map import PHRASES, CocoMap
+from maskwell.metrics.concept import ConceptF1, DetectionStats, PromptResult, named_by
 from maskwell.models.base import BaseTask, Stage, StepOutput
 from maskwell.models.sam_lora.adaptation import Adaptation, Lora, adapt
-from maskwell.models.sam_lora.answers import Answers, Detection, Row, named_truth
-from maskwell.models.sam_lora.base_model import load_base, weight_hash
+from maskwell.models.sam_lora.answers import Answers, Detection, Row
+from maskwell.models.sam_lora.base_model import SCRATCH, load_base, weight_hash
 from maskwell.models.sam_lora.loss import RowTarget, SetLoss
 from maskwell.models.sam_lora.net import PromptedSam, PromptOutputs
+from maskwell.models.sam_lora.tiny import SCENES
 
 
 class SamLora(BaseTask):
@@ -37,6 +38,7 @@ class SamLora(BaseTask):
     """
 
     family = "sam_lora"
+    promptable = True
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class SamLora(BaseTask):
         self.max_dets = tuple(max_dets)
         sam, tokenizer = load_base(base, image_size=image_size, seed=seed)
         self.base_hash = weight_hash(sam)
+        self.knows_scenes = base != SCRATCH and getattr(sam.config, "pretrained_on", None) == SCENES
         self._set_input_spec(sam)
         if gradient_checkpointing:
             enable_checkpointing(sam)
@@ -75,7 +78,7 @@ class SamLora(BaseTask):
 
     def configure_metrics(self) -> None:
         """COCO mAP, concept F1 and the notes' detection statistics."""
-        self.coco = CocoMap(self.categories, max_dets=self.max_dets)
+        self.coco = CocoMap((*self.categories, PHRASES), max_dets=self.max_dets)
         self.concept = ConceptF1()
         self.stats = DetectionStats()
 
@@ -112,7 +115,7 @@ class SamLora(BaseTask):
     def update_metrics(self, batch: Batch, output: StepOutput, stage: Stage) -> None:
         """Category prompts feed COCO mAP; every prompt, negatives included, feeds concept F1.
 
-        Free phrases that name objects (generated scenes) count as an image each, of one category.
+        Free phrases that name objects (generated scenes) count as an image each, of the category PHRASES.
         """
         answers = output.predict
         assert isinstance(answers, Answers)
@@ -122,14 +125,14 @@ class SamLora(BaseTask):
                 self.coco.update([merged], [sample.truth])
             self.stats.update([merged])
             for prompt, answer in by_prompt:
-                truth = named_truth(sample.truth, prompt)
+                truth = named_by(prompt, sample.truth, label=len(self.categories))
                 if truth is None:
                     continue
                 self.concept.update(
                     [PromptResult(answer.scores, answer.boxes, truth.boxes, answer.rles, truth.rles)]
                 )
                 if prompt.label < 0 and prompt.objects:
-                    as_category = replace(answer, labels=torch.zeros_like(answer.labels))
+                    as_category = replace(answer, labels=torch.full_like(answer.labels, len(self.categories)))
                     self.coco.update([as_category], [truth])
 
     def compute_metrics(self, stage: Stage) -> dict[str, Tensor]:
@@ -201,7 +204,5 @@ def enable_checkpointing(sam: Sam3Model) -> None:
 
 
 def _row_target(sample: Sample, objects: tuple[int, ...]) -> RowTarget:
-    if sample.masks is None:
-        raise UserError(f"{sample.file_name}: sam_lora needs masks, the annotations have boxes only.")
     index = torch.tensor(objects, dtype=torch.int64, device=sample.boxes.device)
-    return RowTarget(sample.boxes[index], sample.masks[index])
+    return RowTarget(sample.boxes[index], None if sample.masks is None else sample.masks[index])

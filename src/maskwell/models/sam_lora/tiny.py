@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, Sam3Config, Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3DecoderMLP
 
+SCENES = "maskwell scenes"
+"""``pretrained_on`` in the configuration of a base that learnt on generated scenes."""
+
 _WIDTH = 128
 _HEADS = 4
 _MAX_TOKENS = 16
@@ -73,6 +76,7 @@ def tiny_config(vocab_size: int, *, image_size: int = 128) -> Sam3Config:
             "num_attention_heads": _HEADS,
             "num_upsampling_stages": 1,
         },
+        pretrained_on=SCENES,
     )
 
 
