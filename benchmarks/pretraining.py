@@ -1,4 +1,4 @@
-"""What makes the small base leave its plateau: the first stage of its pretraining, one thing changed at a time.
+"""What makes the small base leave its plateau: stage 1 of its pretraining, one thing changed at a time.
 
 Every trial is a training of ``experiment=pretrain_tiny`` on the same scenes for the same number of steps,
 and a cell that is not repeated when the command is started again. Compared are the raw loss terms of the
