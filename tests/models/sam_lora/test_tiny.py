@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_tokenizer_is_the_same_each_time() -> None:
 def test_queries_start_on_a_grid(fresh: tuple[Sam3Model, PreTrainedTokenizerBase]) -> None:
     boxes = fresh[0].detr_decoder.reference_points.weight.sigmoid()
     centres = {(round(x, 3), round(y, 3)) for x, y in boxes[:, :2].tolist()}
-    assert centres == {(round((i + 0.5) / 10, 3), round((j + 0.5) / 10, 3)) for i in range(10) for j in range(10)}
+    steps = [round((i + 0.5) / 10, 3) for i in range(10)]
+    assert centres == set(product(steps, steps))
     torch.testing.assert_close(boxes[:, 2:], torch.full((100, 2), 1.5 / 10))
 
 
