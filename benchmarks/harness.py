@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -12,7 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -185,31 +188,61 @@ class Cells:
     """Finished cells of a long benchmark, one JSON line each: a second start goes on where it ended.
 
     A cell is known by its key (a flat mapping of names to plain values). A last line that was cut
-    off by a kill is dropped.
+    off by a kill is dropped. Several processes may share a file: one works on a cell, the others that
+    want it wait for its result.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._done: dict[str, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            path.write_text("".join(whole))
-        for line in whole:
-            cell = json.loads(line)
-            self._done[_key(cell["key"])] = cell["result"]
+        # Kept open: the system drops all locks of a process where it closes the file once.
+        self._lock = path.with_suffix(".lock").open("a+b")
+        with self._held(0):
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]
+            if len(whole) < len(lines):
+                path.write_text("".join(whole))
+        self._read()
 
     def run(self, key: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The stored result of the cell, or that of ``work()``, which is then stored."""
-        if _key(key) not in self._done:
-            result = dict(work())
-            with self.path.open("a") as file:
-                file.write(json.dumps({"key": dict(key), "result": result}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self._done[_key(key)] = result
-        return self._done[_key(key)]
+        name = _key(key)
+        if name in self._done:
+            return self._done[name]
+        with self._held(1 + zlib.crc32(name.encode())):
+            self._read()
+            if name not in self._done:
+                self._append(key, dict(work()))
+        return self._done[name]
+
+    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The stored result of the cell, None where it is not finished."""
+        self._read()
+        return self._done.get(_key(key))
+
+    def _append(self, key: Mapping[str, Any], result: dict[str, Any]) -> None:
+        with self._held(0), self.path.open("a") as file:
+            file.write(json.dumps({"key": dict(key), "result": result}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._done[_key(key)] = result
+
+    def _read(self) -> None:
+        with self._held(0):
+            text = self.path.read_text() if self.path.exists() else ""
+        for line in text.splitlines():
+            cell = json.loads(line)
+            self._done[_key(cell["key"])] = cell["result"]
+
+    @contextmanager
+    def _held(self, place: int) -> Iterator[None]:
+        """Hold one byte of the lock file against other processes; it goes free where a process is killed."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, place)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
 
 
 def real_data(name: str) -> Path | None:

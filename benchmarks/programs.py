@@ -1,0 +1,179 @@
+"""``train.py`` and ``evaluate.py`` as a user starts them; every start is a cell that is not repeated.
+
+A cell is known by the weights of the base, its name and its recipe: the composed configuration. Where
+a base, a default or an override changes, the cell is a new one in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from benchmarks import harness
+
+RECIPE = ("model", "data", "optim", "trainer", "seed", "split", "tile", "overlap", "max_dets")
+"""The parts of a configuration on which figures depend."""
+
+Result = dict[str, Any]
+
+
+class NotFinished(Exception):
+    """A cell is missing and this process only collects what is there."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that everything starts from.
+
+    ``folder`` in Hub layout, a copy beside the runs: the original may be replaced meanwhile;
+    ``hash`` of the weights; ``megabytes``: 10^6 bytes of all its files.
+    """
+
+    folder: Path
+    hash: str
+    parameters: int
+    megabytes: float
+
+
+def snapshot(base: str, runs: Path) -> Base:
+    """Copy a base (``tiny`` or a folder in Hub layout) to ``runs/<hash>/base``."""
+    from maskwell.models.sam_lora.base_model import TINY, load_base, weight_hash
+
+    source = Path(str(resources.files("maskwell") / "assets" / "tiny")) if base == TINY else Path(base)
+    model, _ = load_base(str(source))
+    digest = weight_hash(model)
+    target = runs / digest[:8] / "base"
+    if not target.exists():
+        partial = target.with_name(f".base.{os.getpid()}")
+        shutil.copytree(source, partial)
+        try:
+            partial.rename(target)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    return Base(target, digest, sum(p.numel() for p in model.parameters()), size / 1e6)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Starts the programs, or looks up what earlier starts gave.
+
+    ``works``: False where missing cells are an error instead of work.
+    """
+
+    base: Base
+    folder: Path
+    cells: harness.Cells
+    works: bool = True
+
+    def train(self, name: str, *overrides: str) -> Result:
+        """One training: its folder, what it reached on val and what it cost."""
+        arguments = [f"model.base={_relative(self.base.folder)}", *overrides]
+        recipe = recipe_of("train", arguments)
+        folder = self.folder / f"{name}-{recipe}"
+        key = {"base": self.base.hash, "train": name, "recipe": recipe}
+        return self.cell(key, lambda: self._train(folder, arguments))
+
+    def score(self, name: str, training: Result | None, *overrides: str) -> Result:
+        """Metrics of a training's best checkpoint, or of the base alone, by ``evaluate.py``."""
+        folder = training["folder"] if training else None
+        model = f"ckpt={folder}" if folder else f"model.base={_relative(self.base.folder)}"
+        recipe = recipe_of("evaluate", [model, *overrides])
+        output = self.folder / "scores" / f"{name}-{Path(folder or 'base').name}-{recipe}"
+        key = {"base": self.base.hash, "score": name, "of": folder, "recipe": recipe}
+        return self.cell(key, lambda: _score(output, [model, *overrides]))
+
+    def cell(self, key: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> Result:
+        """The result of a cell.
+
+        Raises:
+            NotFinished: it is missing and this process does not work.
+        """
+        if self.works:
+            return self.cells.run(key, work)
+        if (found := self.cells.find(key)) is None:
+            raise NotFinished(json.dumps(dict(key)))
+        return found
+
+    def _train(self, folder: Path, arguments: Sequence[str]) -> Result:
+        resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        start("train.py", *training_arguments(folder, arguments, resumes))
+        sessions = json.loads((folder / "record.json").read_text())["sessions"]
+        trained = _trained_parameters(folder)
+        return {
+            "folder": _relative(folder),
+            "val_map_50": best_val((folder / "metrics.csv").read_text()),
+            "minutes": sum(session["minutes"] for session in sessions),
+            "peak_gib": max(session["peak_memory_gib"]["process"] for session in sessions),
+            "trainable_parameters": trained,
+            "trainable_share": trained / self.base.parameters,
+        }
+
+
+def recipe_of(root: str, overrides: Sequence[str]) -> str:
+    """Eight hex digits of the configuration that the overrides give, of the parts in RECIPE.
+
+    Keys that are null do not count: an option that is added and left off changes nothing.
+    """
+    from maskwell import compose
+
+    cfg, _ = compose.compose(root, overrides)
+    plain = OmegaConf.to_container(cfg, resolve=False)  # paths from the environment do not count
+    assert isinstance(plain, dict)
+    parts = _without_null({name: plain.get(name) for name in RECIPE})
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def training_arguments(folder: Path, arguments: Sequence[str], resumes: bool) -> list[str]:
+    """Of ``train.py``: a new run in ``folder``, or the rest of the one that was cut off there."""
+    return [f"ckpt_path={folder}"] if resumes else [*arguments, f"paths.run_dir={folder}"]
+
+
+def best_val(table: str) -> float:
+    """The best val/map_50 in the text of a run's metrics.csv."""
+    rows = csv.DictReader(table.splitlines())
+    return max(float(row["val/map_50"]) for row in rows if row.get("val/map_50"))
+
+
+def start(script: str, *arguments: str) -> None:
+    """Run a program of the repository on one thread, unless OMP_NUM_THREADS says otherwise."""
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    subprocess.run([sys.executable, script, *arguments], cwd=harness.ROOT, check=True, env=environment)
+
+
+def _score(output: Path, arguments: Sequence[str]) -> Result:
+    started = time.monotonic()
+    start("evaluate.py", *arguments, f"output={output}")
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+    return {**metrics, "minutes": (time.monotonic() - started) / 60}
+
+
+def _trained_parameters(folder: Path) -> int:
+    import torch
+
+    state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def _relative(folder: Path) -> str:
+    """Relative to the repository, so that a moved one finds its cells again."""
+    return str(folder.relative_to(harness.ROOT)) if folder.is_relative_to(harness.ROOT) else str(folder)
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(entry) for key, entry in value.items() if entry is not None}
+    return value
