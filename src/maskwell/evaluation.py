@@ -188,7 +188,7 @@ def _records(data: DataModule, split: Split) -> Iterator[Record]:
 def _prompts(record: Record, data: DataModule) -> tuple[Prompt, ...]:
     """What is asked about an image; phrases that are no category are labelled -1, -2, ... each its own."""
     if record.phrases is not None:
-        asked = phrase_prompts(record.phrases, data.categories)
+        asked = phrase_prompts(record.phrases)
     elif data.prompts is not None:
         labels = [int(label) for label in record.labels[~record.iscrowd]]
         asked = data.prompts.evaluation(labels, data.categories)

@@ -58,9 +58,9 @@ def test_data_of_one_category_has_negatives_in_evaluation() -> None:
     assert PromptPolicy(generic_words=["cat"]).evaluation([], ("cell",))[1:] == (Prompt("cat", ()),)
 
 
-def test_phrases_of_the_data_carry_the_label_of_a_category() -> None:
-    prompts = phrase_prompts((("red cell", (1,)), ("debris", ())), NAMES)
-    assert prompts == (Prompt("red cell", (1,), -1), Prompt("debris", (), 1))
+def test_phrases_of_the_data_are_free_also_where_they_name_a_category() -> None:
+    prompts = phrase_prompts((("red cell", (1,)), (NAMES[1], ())))
+    assert prompts == (Prompt("red cell", (1,), -1), Prompt(NAMES[1], (), -1))
 
 
 def test_bad_settings_are_refused() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskwell.data.phrases import COLOURS, KINDS, NOUNS, VOCABULARY, Item, make_phrases
+from maskwell.data.phrases import Item, make_phrases
 from maskwell.data.scenes import STYLES, Scene, generate_scene
 from maskwell.data.shapes import OUTLINES, rasterise
+from maskwell.data.words import COLOURS, KINDS, NOUNS, VOCABULARY
 
 
 def scene(index: int, seed: int = 3, size: int = 64, low: int = 1, high: int = 6) -> Scene:

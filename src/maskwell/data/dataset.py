@@ -90,7 +90,7 @@ class SampleDataset(Dataset[Sample]):
     def _prompts(self, record: Record, rng: np.random.Generator) -> tuple[Prompt, ...]:
         targets = record.select(~record.iscrowd)
         if targets.phrases is not None:
-            return phrase_prompts(targets.phrases, self.source.categories)
+            return phrase_prompts(targets.phrases)
         if self.prompts is None:
             return ()
         labels = [int(label) for label in targets.labels]

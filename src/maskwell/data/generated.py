@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 from numpy.typing import NDArray
 
 from maskwell.data.instances import InstanceMasks
-from maskwell.data.phrases import KINDS
 from maskwell.data.scenes import MIN_DIAMETER, Scene, generate_scene
 from maskwell.data.source import Record, Split, Window
+from maskwell.data.words import KINDS
+
+VERSION = 2
+"""Of the generator; part of the fingerprint, so that other scenes never pass for these."""
 
 _SERIES: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+class Asked(TypedDict):
+    """How many phrases a scene is asked, and of which sort; see :func:`generate_scene`."""
+
+    num_prompts: int
+    negative_share: float
+    near_share: float
+    generic_share: float
+
+
+_EVALUATION = Asked(num_prompts=4, negative_share=0.5, near_share=1.0, generic_share=0.0)
+"""The same whatever is trained, so that the figures of two trainings can be compared."""
 
 
 class ScenesSource:
@@ -22,8 +40,10 @@ class ScenesSource:
         epoch_size: training samples that count as one epoch.
         num_val: validation scenes, always the same; ``num_test``: test scenes, likewise.
         num_prompts: most phrases of a training scene; ``negative_share`` of them name nothing.
+        near_share: share of the negatives of training that are near: one word off what is there.
         min_diameter: of the smallest objects, pixels.
         generic_share: share of training scenes that are asked "object" only.
+        max_crowd: most objects of a crowd; ``crowd_share`` of all scenes are crowds.
         seed: another seed, other scenes; the splits never share one.
     """
 
@@ -40,15 +60,23 @@ class ScenesSource:
         seed: int = 0,
         min_diameter: float = MIN_DIAMETER,
         generic_share: float = 0.0,
+        near_share: float = 0.6,
+        max_crowd: int = 0,
+        crowd_share: float = 0.0,
     ) -> None:
         self.side = size
         self.objects_range = (min_objects, max_objects)
         self.sizes: dict[Split, int] = {"train": epoch_size, "val": num_val, "test": num_test}
-        self.num_prompts = num_prompts
-        self.negative_share = negative_share
         self.seed = seed
         self.min_diameter = min_diameter
-        self.generic_share = generic_share
+        self.asked = Asked(
+            num_prompts=num_prompts,
+            negative_share=negative_share,
+            near_share=near_share,
+            generic_share=generic_share,
+        )
+        self.max_crowd = max_crowd
+        self.crowd_share = crowd_share
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -90,7 +118,7 @@ class ScenesSource:
             file_size=(self.side, self.side),
             window=(0, 0, self.side, self.side),
             masks=masks,
-            phrases=scene.phrases if split == "train" else None,  # evaluation asks every kind: mAP needs all
+            phrases=scene.phrases,
         )
 
     def split_lists(self) -> dict[str, list[str]]:
@@ -99,7 +127,8 @@ class ScenesSource:
     def fingerprint(self) -> str:
         """The data are the generator's arguments."""
         low, high = self.objects_range
-        return f"scenes-{self.seed}-{self.side}px-{low}to{high}-{self.min_diameter:g}px"
+        crowd = f"{self.crowd_share:g}of{self.max_crowd}"
+        return f"scenes-v{VERSION}-{self.seed}-{self.side}px-{low}to{high}-{self.min_diameter:g}px-{crowd}"
 
     def _scene(self, split: Split, number: int) -> Scene:
         low, high = self.objects_range
@@ -109,8 +138,8 @@ class ScenesSource:
             size=self.side,
             min_objects=low,
             max_objects=high,
-            num_prompts=self.num_prompts,
-            negative_share=self.negative_share,
             min_diameter=self.min_diameter,
-            generic_share=self.generic_share if split == "train" else 0.0,
+            max_crowd=self.max_crowd,
+            crowd_share=self.crowd_share,
+            **(self.asked if split == "train" else _EVALUATION),
         )

@@ -123,6 +123,9 @@ def scenes(
     negative_share: float = 0.4,
     min_diameter: float = MIN_DIAMETER,
     generic_share: float = 0.0,
+    near_share: float = 0.6,
+    max_crowd: int = 0,
+    crowd_share: float = 0.0,
     batch_size: int = 4,
     num_workers: int = 0,
     seed: int = 0,
@@ -143,5 +146,8 @@ def scenes(
         seed,
         min_diameter,
         generic_share,
+        near_share,
+        max_crowd,
+        crowd_share,
     )
     return DataModule(source, batch_size, num_workers, seed, eval_batch_size, prompts, augment)

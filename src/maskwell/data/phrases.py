@@ -1,7 +1,8 @@
 """Phrases for generated objects: what is said, which objects it names, and what it surely does not.
 
-A phrase is a noun with at most one colour, size or texture before it. Positives name every object
-that satisfies the phrase; negatives are drawn only where no object comes even near to it.
+A phrase is a noun with up to two properties (colour, size, texture, position). Positives name every
+object that satisfies the phrase, and none is asked where another object is only arguably meant;
+negatives are drawn only where no object comes even near to the phrase.
 """
 
 from __future__ import annotations
@@ -12,77 +13,28 @@ from typing import TypeVar
 
 import numpy as np
 
-KINDS = (
-    "circle", "ellipse", "square", "rectangle", "triangle", "star", "ring", "cross", "bar", "hexagon",
-    "crescent", "blob", "nucleus", "red blood cell", "white blood cell", "platelet", "fibre",
-)  # fmt: skip
-"""Kinds of objects; a scene's labels are indices into this."""
-SHAPES = KINDS[:12]
+from maskwell.data.words import (
+    ADJECTIVES,
+    COLOURS,
+    GROUPS,
+    LONG,
+    NOUNS,
+    OBJECT,
+    PLACES,
+    POSITIONS,
+    SIZES,
+    SYNONYMS,
+    TEXTURES,
+    VOCABULARY,
+    Noun,
+)
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (208, 32, 38), "orange": (240, 132, 22), "yellow": (244, 222, 48), "green": (44, 148, 56),
-    "cyan": (48, 200, 208), "blue": (38, 68, 196), "purple": (124, 44, 156), "pink": (244, 142, 190),
-    "brown": (116, 70, 32), "white": (242, 242, 242), "black": (22, 22, 22), "gray": (128, 128, 128),
-}  # fmt: skip
-"""Colour name -> sRGB."""
-TEXTURES = ("plain", "striped", "dotted", "noisy")
-SIZES = ("small", "large")
-
-_SYNONYMS = {
-    "gray": ("gray", "grey"), "cyan": ("cyan", "turquoise"), "purple": ("purple", "violet"),
-    "small": ("small", "little", "tiny"), "large": ("large", "big"),
-    "striped": ("striped",), "dotted": ("dotted", "spotted"), "noisy": ("noisy", "grainy"),
-    "plain": ("plain", "smooth"),
-}  # fmt: skip
+__all__ = ["VOCABULARY", "Item", "Query", "make_phrases"]
 
 T = TypeVar("T")
-_ALL = frozenset(KINDS)
-_CELLS = frozenset({"nucleus", "red blood cell", "white blood cell"})
-_ROUNDISH = frozenset(
-    {"circle", "ellipse", "blob", "nucleus", "red blood cell", "white blood cell", "platelet"}
-)
 
-
-@dataclass(frozen=True)
-class Noun:
-    """A noun, the kinds of objects it names, and the kinds for which it would be arguable."""
-
-    words: tuple[str, ...]
-    kinds: frozenset[str]
-    arguable: frozenset[str] = frozenset()
-
-
-NOUNS: tuple[Noun, ...] = (
-    Noun(("circle", "disc", "disk", "round shape"), frozenset({"circle"}), _ROUNDISH),
-    Noun(("ellipse", "oval", "oval shape"), frozenset({"ellipse"}), _ROUNDISH),
-    Noun(("square", "square shape"), frozenset({"square"})),
-    Noun(("rectangle", "rectangular shape"), frozenset({"rectangle"}), frozenset({"bar", "square"})),
-    Noun(("triangle", "triangular shape"), frozenset({"triangle"})),
-    Noun(("star", "star shape"), frozenset({"star"})),
-    Noun(("ring", "donut", "hoop"), frozenset({"ring"}), frozenset({"red blood cell"})),
-    Noun(("cross", "plus"), frozenset({"cross"})),
-    Noun(("bar", "line", "stick", "rod"), frozenset({"bar"}), frozenset({"rectangle", "fibre"})),
-    Noun(("hexagon", "hexagonal shape"), frozenset({"hexagon"})),
-    Noun(("crescent", "moon"), frozenset({"crescent"})),
-    Noun(("blob", "irregular blob", "irregular shape"), frozenset({"blob"}), _ROUNDISH),
-    Noun(("nucleus", "cell nucleus", "nuclei"), frozenset({"nucleus"}), _ROUNDISH),
-    Noun(("cell", "cells"), _CELLS, _ROUNDISH),
-    Noun(("blob", "round blob"), frozenset({"nucleus", "blob"}), _ROUNDISH),
-    Noun(("blood cell",), frozenset({"red blood cell", "white blood cell"}), frozenset({"platelet"})),
-    Noun(("red blood cell", "erythrocyte"), frozenset({"red blood cell"})),
-    Noun(("white blood cell", "leukocyte"), frozenset({"white blood cell"})),
-    Noun(("platelet", "platelets"), frozenset({"platelet"})),
-    Noun(("fibre", "fiber", "thread"), frozenset({"fibre"}), frozenset({"bar"})),
-    Noun(("object", "thing", "item"), _ALL, _ALL),
-)
-
-VOCABULARY: tuple[str, ...] = tuple(
-    sorted(
-        {word for noun in NOUNS for words in noun.words for word in words.split()}
-        | {word for name in (*COLOURS, *SIZES, *TEXTURES) for word in _SYNONYMS.get(name, (name,))}
-    )
-)
-"""Every word that a phrase can use."""
+_DETAILED = 0.15  # share of the phrases with two properties
+_TRIES = 10  # for one phrase
 
 
 @dataclass(frozen=True)
@@ -90,7 +42,8 @@ class Item:
     """What can be said of one object.
 
     ``diameter`` is that of a circle of the visible area, as a share of the image side. A colour or
-    texture of None has no name; ``near_colours`` are names that would be arguable for it.
+    texture of None has no name; ``near_colours`` are names that would be arguable for it. ``centre``
+    (x, y) is that of the box around the visible pixels, as a share of the image side.
     """
 
     kind: str
@@ -98,55 +51,77 @@ class Item:
     colour: str | None = None
     texture: str | None = None
     near_colours: frozenset[str] = frozenset()
+    centre: tuple[float, float] = (0.5, 0.5)
 
     def has(self, adjective: str) -> bool:
         """Whether the adjective holds without doubt."""
-        if adjective == "small":
-            return self.diameter < 0.14
-        if adjective == "large":
-            return self.diameter > 0.27
+        if adjective in SIZES:
+            sure = self.diameter < 0.14 if adjective == "small" else self.diameter > 0.27
+            return sure and self.kind not in LONG
+        if adjective in POSITIONS:
+            return self._towards(adjective) > 0.6
         return adjective in (self.colour, self.texture)
 
     def might_have(self, adjective: str) -> bool:
         """Whether somebody could say so."""
-        if adjective == "small":
-            return self.diameter < 0.2
-        if adjective == "large":
-            return self.diameter > 0.2
+        if adjective in SIZES:
+            return self.kind in LONG or (self.diameter < 0.2) == (adjective == "small")
+        if adjective in POSITIONS:
+            return self._towards(adjective) >= 0.4
         if adjective in TEXTURES:
             return self.texture is None or adjective == self.texture
         return adjective == self.colour or adjective in self.near_colours
 
+    def _towards(self, position: str) -> float:
+        """How far the object lies towards a side of the image: 0 at the other side, 1 at this one."""
+        share = self.centre[0 if position in ("left", "right") else 1]
+        return 1 - share if position in ("left", "top") else share
+
 
 @dataclass(frozen=True)
 class Query:
-    """A noun with at most one adjective."""
+    """A noun with adjectives, each about another property."""
 
     noun: Noun
-    adjective: str | None = None
+    adjectives: tuple[str, ...] = ()
 
     def matches(self, items: Sequence[Item]) -> tuple[int, ...]:
         """Indices of all items that satisfy the query."""
         return tuple(
             i
             for i, item in enumerate(items)
-            if item.kind in self.noun.kinds and (self.adjective is None or item.has(self.adjective))
+            if item.kind in self.noun.kinds and all(item.has(word) for word in self.adjectives)
         )
+
+    def unclear(self, items: Sequence[Item]) -> bool:
+        """Whether an item might be meant beside those that surely are."""
+        sure = self.matches(items)
+        kinds = self.noun.kinds | self.noun.unsure
+        return any(self._may_mean(item, kinds) for i, item in enumerate(items) if i not in sure)
 
     def arguable(self, items: Sequence[Item]) -> bool:
         """Whether any item might be meant."""
-        return any(
-            item.kind in self.noun.kinds | self.noun.arguable
-            and (self.adjective is None or item.might_have(self.adjective))
-            for item in items
-        )
+        kinds = self.noun.kinds | self.noun.unsure | self.noun.alike
+        return any(self._may_mean(item, kinds) for item in items)
+
+    def _may_mean(self, item: Item, kinds: frozenset[str]) -> bool:
+        return item.kind in kinds and all(item.might_have(word) for word in self.adjectives)
 
     def text(self, rng: np.random.Generator) -> str:
-        """The query in words, with a random synonym; the plain word more often than the others."""
-        words = _pick(rng, self.noun.words)
-        if self.adjective is None:
-            return words
-        return f"{_pick(rng, _SYNONYMS.get(self.adjective, (self.adjective,)))} {words}"
+        """The query in words, with random synonyms; the plain words more often than the others."""
+        words, behind = [_pick(rng, self.noun.words)], []
+        # Innermost first: "left small striped red circle", or "... on the left".
+        for adjective in sorted(self.adjectives, key=_rank):
+            if adjective in PLACES and rng.random() < 0.5:
+                behind.append(PLACES[adjective])
+            else:
+                words.insert(0, _pick(rng, SYNONYMS.get(adjective, (adjective,))))
+        return " ".join(words + behind)
+
+
+def _rank(adjective: str) -> int:
+    """Colour stands next to the noun, then texture, size and position."""
+    return [adjective in names for names in (COLOURS, TEXTURES, SIZES, POSITIONS)].index(True)
 
 
 def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
@@ -158,44 +133,75 @@ def _one(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 
 def make_phrases(
-    rng: np.random.Generator, items: Sequence[Item], count: int, negative_share: float
+    rng: np.random.Generator,
+    items: Sequence[Item],
+    count: int,
+    negative_share: float,
+    near_share: float = 0.6,
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Up to ``count`` different phrases with the indices of all items that each names.
+    """Up to ``count`` different phrases with the indices of all items that each names, at least one.
 
-    About ``negative_share`` of them name nothing; all do where there are no items.
+    About ``negative_share`` of them name nothing; all do where there are no items. About
+    ``near_share`` of those are near: one property or the noun is that of an object that is there.
     """
     found: dict[str, tuple[int, ...]] = {}
-    for _ in range(4 * count):
-        if len(found) == count:
-            break
-        negative = not items or rng.random() < negative_share
-        query = _negative(rng, items) if negative else _positive(rng, items)
-        if query is not None:
-            found.setdefault(query.text(rng), query.matches(items))
-    return tuple(found.items())
+    negatives = int(count * negative_share + rng.random())
+    for number in range(count):
+        negative = not items or number < negatives
+        for _ in range(_TRIES):
+            near = bool(items) and rng.random() < near_share
+            query = _negative(rng, items, near) if negative else _positive(rng, items)
+            text = query.text(rng)
+            if text not in found and not (query.arguable if negative else query.unclear)(items):
+                found[text] = query.matches(items)
+                break
+    if items and not any(found.values()) and negatives < count:
+        found[OBJECT.words[0]] = tuple(range(len(items)))
+    shown = list(found.items())
+    return tuple(shown[i] for i in rng.permutation(len(shown)))
+
+
+def _properties(item: Item) -> list[str]:
+    """All adjectives that hold."""
+    return [name for names in ADJECTIVES for name in names if item.has(name)]
+
+
+def _nouns(item: Item) -> list[Noun]:
+    """The nouns that name an item, "object" the last."""
+    return [noun for noun in NOUNS if item.kind in noun.kinds]
 
 
 def _positive(rng: np.random.Generator, items: Sequence[Item]) -> Query:
     item = _one(rng, items)
-    nouns = [noun for noun in NOUNS if item.kind in noun.kinds]
-    noun = _one(rng, nouns[:-1]) if rng.random() < 0.8 else nouns[-1]
-    true = [name for name in (item.colour, item.texture, *SIZES) if name is not None and item.has(name)]
-    # "object" alone says little, so it mostly comes with an adjective.
-    wanted = rng.random() < (0.85 if noun is nouns[-1] else 0.5)
-    return Query(noun, _one(rng, true) if true and wanted else None)
+    noun = _one(rng, _nouns(item)[:-1]) if rng.random() < 0.8 else OBJECT
+    draw = rng.random()
+    wanted = 2 if draw < _DETAILED else 1 if draw < 0.55 else 0
+    if noun is OBJECT and draw < 0.85:  # alone it says little
+        wanted = max(wanted, 1)
+    return Query(noun, _distinct(rng, _properties(item), wanted))
 
 
-def _negative(rng: np.random.Generator, items: Sequence[Item]) -> Query | None:
-    adjectives = (*COLOURS, *SIZES, *TEXTURES)
-    for _ in range(8):
-        way = rng.random()
-        if items and way < 0.5:  # near: a noun that is there, with a property that none of its objects has
-            item = _one(rng, items)
-            query = Query(_one(rng, [n for n in NOUNS if item.kind in n.kinds]), _one(rng, adjectives))
-        elif way < 0.85:  # a noun that is not there
-            query = Query(_one(rng, NOUNS[:-1]))
-        else:  # both at random
-            query = Query(_one(rng, NOUNS), _one(rng, adjectives))
-        if not query.arguable(items):
-            return query
-    return None
+def _distinct(rng: np.random.Generator, true: list[str], count: int) -> tuple[str, ...]:
+    """Up to ``count`` adjectives about different properties."""
+    chosen: dict[int, str] = {}
+    for index in rng.permutation(len(true)):
+        if len(chosen) < count:
+            chosen.setdefault(_rank(true[index]), true[index])
+    return tuple(chosen.values())
+
+
+def _negative(rng: np.random.Generator, items: Sequence[Item], near: bool) -> Query:
+    """A candidate; it may turn out to be arguable."""
+    if not near:
+        adjective = (_one(rng, _one(rng, ADJECTIVES)),) if rng.random() < 0.3 else ()
+        return Query(_one(rng, NOUNS[:-1]), adjective)
+    item = _one(rng, items)
+    true = _properties(item)
+    if true and rng.random() < 0.4:  # something true, said of a noun that is not there
+        group = next(kinds for kinds in GROUPS if item.kind in kinds)
+        related = [noun for noun in NOUNS[:-1] if noun.kinds & set(group)]
+        noun = _one(rng, related if rng.random() < 0.6 else NOUNS[:-1])
+        return Query(noun, _distinct(rng, true, 2 if rng.random() < _DETAILED else 1))
+    wrong = _one(rng, _one(rng, ADJECTIVES))  # a noun that is there, with a property that is not
+    also = [word for word in true if _rank(word) != _rank(wrong)] if rng.random() < _DETAILED else []
+    return Query(_one(rng, _nouns(item)), (wrong, *_distinct(rng, also, 1)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwell.data.phrases import SHAPES, Item
+from maskwell.data.phrases import Item
 from maskwell.data.shapes import OUTLINES, Patch, rasterise, rotated
 
 MIN_RADIUS = 3.0
@@ -15,26 +15,41 @@ MIN_RADIUS = 3.0
 
 _TRIES = 14
 _MIN_VISIBLE = 0.4  # share of an object's pixels that stays visible, however much is laid upon it
-_MAX_CELL_OVERLAP = 0.25  # share of a cell that lies upon others: cells crowd, but do not stack
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An object to place: what it is, its radius in pixels, and the chance that it touches another."""
+    """An object to place.
+
+    Args:
+        item: what it is.
+        radius: in pixels.
+        near: the chance that it touches another.
+        overlap: share of it that may lie upon others; the ground does not count.
+        angle: in radians; None for any.
+        area: [3, 2], (x, y) of the middle and two half axes, in pixels, of the parallelogram
+            where its centre lies; None for anywhere.
+        ground: others lie upon it as on the bare image.
+    """
 
     item: Item
     radius: float
-    near: float
+    near: float = 0.0
+    overlap: float = 0.25
+    angle: float | None = None
+    area: NDArray[np.floating] | None = None
+    ground: bool = False
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An object where it lies: its pixels, what it is, centre (x, y) and radius in pixels."""
+    """An object where it lies: its pixels, what it is, centre (x, y), radius in pixels, and angle."""
 
     patch: Patch
     item: Item
     centre: tuple[float, float]
     radius: float
+    angle: float = 0.0
 
 
 def place_objects(
@@ -50,6 +65,7 @@ def place_objects(
     owner = np.full((size, size), -1, np.int16)
     visible = np.zeros(len(plan), np.int64)
     needed = np.zeros(len(plan))
+    solid = np.zeros(len(plan), bool)
     objects: list[Placed] = []
     for wanted in plan:
         for attempt in range(_TRIES):
@@ -60,11 +76,12 @@ def place_objects(
             beneath = owner[patch.rows, patch.cols]
             lost = np.bincount(beneath[mask] + 1, minlength=len(plan) + 1)[1:]
             gained, least = int(np.count_nonzero(mask)), max(6.0, _MIN_VISIBLE * patch.full_area)
-            stacked = wanted.item.kind not in SHAPES and lost.sum() > _MAX_CELL_OVERLAP * gained
+            stacked = lost[solid].sum() > wanted.overlap * gained
             if stacked or gained < least or (visible - lost < needed).any():
                 continue
             visible -= lost
             visible[len(objects)], needed[len(objects)] = gained, least
+            solid[len(objects)] = not wanted.ground
             beneath[mask] = len(objects)
             objects.append(candidate)
             break
@@ -81,8 +98,11 @@ def _candidate(
         distance, angle = (other.radius + radius) * rng.uniform(0.7, 1.05), rng.uniform(0, 2 * np.pi)
         x = other.centre[0] + distance * float(np.cos(angle))
         y = other.centre[1] + distance * float(np.sin(angle))
+    elif wanted.area is not None:
+        x, y = (float(v) for v in np.array([1, *rng.uniform(-1, 1, 2)]) @ wanted.area)
     else:
         x, y = (float(v) for v in rng.uniform(-0.02 * size, 1.02 * size, 2))
-    outline = rotated(OUTLINES[wanted.item.kind](rng), rng.uniform(0, 2 * np.pi))
-    patch = rasterise(outline, (x, y), radius, size)
-    return None if patch is None else Placed(patch, wanted.item, (x, y), radius)
+    outline = OUTLINES[wanted.item.kind](rng)
+    angle = rng.uniform(0, 2 * np.pi) if wanted.angle is None else wanted.angle
+    patch = rasterise(rotated(outline, angle), (x, y), radius, size)
+    return None if patch is None else Placed(patch, wanted.item, (x, y), radius, float(angle))

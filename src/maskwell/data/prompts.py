@@ -103,9 +103,6 @@ class PromptPolicy:
         return Prompt(self.phrase(categories[label]), objects, label)
 
 
-def phrase_prompts(
-    phrases: Sequence[tuple[str, tuple[int, ...]]], categories: Sequence[str]
-) -> tuple[Prompt, ...]:
-    """Prompts that the data brings along; a phrase that is a category's name carries its label."""
-    labels = {name: label for label, name in enumerate(categories)}
-    return tuple(Prompt(text, objects, labels.get(text, -1)) for text, objects in phrases)
+def phrase_prompts(phrases: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[Prompt, ...]:
+    """Prompts that the data brings along: free phrases, also where one is a category's name."""
+    return tuple(Prompt(text, objects) for text, objects in phrases)

@@ -157,6 +157,97 @@ def _crescent(rng: np.random.Generator) -> Outline:
     return [np.concatenate([outer, inner]).astype(np.float32)]
 
 
+def _heart(rng: np.random.Generator) -> Outline:
+    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return [(np.stack([16 * np.sin(t), -y - 2], 1) / 17).astype(np.float32)]
+
+
+def _diamond(rng: np.random.Generator) -> Outline:
+    narrow = 1 / rng.uniform(1.4, 1.9)
+    return [np.array([[1, 0], [0, narrow], [-1, 0], [0, -narrow]], np.float32)]
+
+
+def _arrow(rng: np.random.Generator) -> Outline:
+    neck, shaft, head = rng.uniform(-0.1, 0.3), rng.uniform(0.14, 0.24), rng.uniform(0.5, 0.7)
+    upper = np.array([[-1, -shaft], [neck, -shaft], [neck, -head], [1, 0]], np.float32)
+    return [np.concatenate([upper, upper[2::-1] * (1, -1)]).astype(np.float32)]
+
+
+def _leaf(rng: np.random.Generator) -> Outline:
+    """A blade with a pointed tip and a short stalk along the x axis."""
+    t = np.linspace(0, 1, 22)
+    widest, width = rng.uniform(0.35, 0.6), rng.uniform(0.22, 0.5)
+    power = np.log(0.5) / np.log(widest)
+    half = width * np.sin(np.pi * t**power) ** rng.uniform(0.8, 1.3)
+    if rng.random() < 0.4:  # a toothed edge
+        half *= 1 + 0.1 * np.cos(np.pi * np.arange(22))
+    half = np.maximum(half, np.where(t < 0.5, 0.035, 0.0))
+    x = -0.75 + 1.75 * t + 0 * half
+    bend = rng.normal(0, 0.1) * (x**2 - 0.5)
+    stalk = np.array([[-1.0, bend[0] + 0.035], [-1.0, bend[0] - 0.035]])
+    blade = np.concatenate([np.stack([x, bend - half], 1), np.stack([x, bend + half], 1)[::-1], stalk])
+    return [blade.astype(np.float32)]
+
+
+def _flower(rng: np.random.Generator) -> Outline:
+    petals, depth = int(rng.integers(4, 9)), rng.uniform(0.2, 0.5)
+    theta = np.linspace(0, 2 * np.pi, 12 * petals, endpoint=False)
+    radius = 1 - depth * (1 - np.abs(np.cos(petals * theta / 2)) ** rng.uniform(0.5, 1.2))
+    return [np.stack([radius * np.cos(theta), radius * np.sin(theta)], 1).astype(np.float32)]
+
+
+def _twig(rng: np.random.Generator) -> Outline:
+    """A bent stick, thicker at one end."""
+    [band] = curved_line(rng, rng.uniform(0.03, 0.06))
+    half = len(band) // 2
+    spine = (band[:half] + band[half:][::-1]) / 2
+    taper = np.linspace(1.4, 0.5, half, dtype=np.float32)[:, None]
+    upper, lower = spine + taper * (band[:half] - spine), spine + taper * (band[half:][::-1] - spine)
+    return [np.concatenate([upper, lower[::-1]]).astype(np.float32)]
+
+
+def _rounded_box(aspect: float, corner: float) -> Outline:
+    """A box whose corners are arcs of ``corner`` times its half height."""
+    height, r = 1 / aspect, corner / aspect
+    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    arcs = [
+        _arc(r, k * np.pi / 2, (k + 1) * np.pi / 2, 5)
+        + np.array([sx * (1 - r), sy * (height - r)], np.float32)
+        for k, (sx, sy) in enumerate(signs)
+    ]
+    points = np.concatenate(arcs)
+    return [(points / np.linalg.norm(points, axis=1).max()).astype(np.float32)]
+
+
+def _building(rng: np.random.Generator) -> Outline:
+    """A roof from above: a box, sometimes with a corner cut out."""
+    h = 1 / rng.uniform(1.0, 2.0)
+    if rng.random() < 0.55:
+        return _box(1 / h)
+    x, y = rng.uniform(-0.3, 0.4), rng.uniform(-0.3, 0.3) * h
+    corners = np.array([[-1, -h], [1, -h], [1, y], [x, y], [x, h], [-1, h]], np.float32)
+    return [(corners / np.linalg.norm(corners[0])).astype(np.float32)]
+
+
+def _text_line(rng: np.random.Generator) -> Outline:
+    return _box(rng.uniform(6, 14))
+
+
+def _signature(rng: np.random.Generator) -> Outline:
+    """The area of a handwritten name, wavering above and below."""
+    t = np.linspace(-1, 1, 14)
+    top, bottom = (0.14 + 0.12 * rng.random((2, 14))) * (1 - 0.5 * t**2)
+    upper, lower = np.stack([t, -top * 1.2], 1), np.stack([t, bottom], 1)[::-1]
+    return [np.concatenate([upper, lower]).astype(np.float32)]
+
+
+def _stamp(rng: np.random.Generator) -> Outline:
+    if rng.random() < 0.6:
+        return [_arc(1.0, 0, 2 * np.pi, 40) * np.array([1, 1 / rng.uniform(1, 1.4)], np.float32)]
+    return _box(rng.uniform(1.2, 2.5))
+
+
 OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
     "circle": lambda rng: [_arc(1.0, 0, 2 * np.pi, 40)],
     "ellipse": _ellipse,
@@ -169,6 +260,10 @@ OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
     "bar": lambda rng: _box(rng.uniform(4.5, 8.0)),
     "hexagon": lambda rng: _regular(6),
     "crescent": _crescent,
+    "heart": _heart,
+    "diamond": _diamond,
+    "arrow": _arrow,
+    "pentagon": lambda rng: _regular(5),
     "blob": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.5), 0.16),
     "nucleus": lambda rng: smooth_outline(rng, 1 + rng.gamma(1.5, 0.22), 0.045),
     "red blood cell": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.25), 0.025),
@@ -177,5 +272,20 @@ OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
     "dividing cell": lambda rng: smooth_outline(rng, rng.uniform(1.15, 1.4), 0.02),
     "debris": jagged_outline,
     "fibre": lambda rng: curved_line(rng, rng.uniform(0.05, 0.1)),
+    "leaf": _leaf,
+    "flower": _flower,
+    "fruit": lambda rng: smooth_outline(rng, rng.uniform(1.0, 1.15), 0.02),
+    "twig": _twig,
+    "road": lambda rng: curved_line(rng, rng.uniform(0.08, 0.18)),
+    "lane marking": lambda rng: _box(rng.uniform(4.0, 7.0)),
+    "car": lambda rng: _rounded_box(rng.uniform(1.7, 2.3), rng.uniform(0.3, 0.7)),
+    "building": _building,
+    "pole": lambda rng: _box(rng.uniform(10, 16)),
+    "text line": _text_line,
+    "table": lambda rng: _box(rng.uniform(1.1, 2.2)),
+    "photo": lambda rng: _box(rng.uniform(1.0, 1.7)),
+    "stamp": _stamp,
+    "signature": _signature,
+    "barcode": lambda rng: _box(rng.uniform(1.5, 2.6)),
 }
 """Kind of object -> a function that draws one outline of it, unrotated."""
