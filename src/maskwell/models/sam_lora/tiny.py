@@ -70,7 +70,7 @@ def tiny_config(vocab_size: int, *, image_size: int = 128) -> Sam3Config:
         text_config=text,
         geometry_encoder_config={**block, "num_layers": 1, "dropout": 0.0, "roi_size": 2},
         detr_encoder_config=detr,
-        detr_decoder_config={**detr, "num_queries": 100},
+        detr_decoder_config={**detr, "num_queries": 64},
         mask_decoder_config={
             "hidden_size": _WIDTH,
             "num_attention_heads": _HEADS,
