@@ -22,7 +22,7 @@ _SERIES = 100_000  # scenes of an epoch; an epoch that needs more meets the firs
 
 
 def rehearsal_scenes(spec: InputSpec, seed: int) -> SampleDataset:
-    """Training scenes at the size of the network, two phrases each.
+    """Training scenes as those of ``data=scenes`` at the size of the network, two phrases each.
 
     Args:
         spec: of a network with a fixed input size.
@@ -31,12 +31,13 @@ def rehearsal_scenes(spec: InputSpec, seed: int) -> SampleDataset:
     assert spec.size is not None
     source = ScenesSource(
         spec.size,
-        min_objects=1,
-        max_objects=10,
+        min_objects=2,
+        max_objects=8,
         epoch_size=_SERIES,
         num_val=0,
         num_test=0,
         num_prompts=2,
+        min_diameter=spec.size / 16,
         seed=seed,
     )
     return SampleDataset(source, "train", spec, seed)
