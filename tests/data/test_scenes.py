@@ -1,18 +1,26 @@
-"""Generated scenes: determinism, exact masks, and phrases that are true."""
+"""Generated scenes: determinism, exact masks, styles and crowds. Their phrases: test_phrases.py."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from maskwell.data.phrases import Item, make_phrases
+from maskwell.data.placing import place_objects
+from maskwell.data.planning import plan_objects
 from maskwell.data.scenes import STYLES, Scene, generate_scene
 from maskwell.data.shapes import OUTLINES, rasterise
-from maskwell.data.words import COLOURS, KINDS, NOUNS, VOCABULARY
+from maskwell.data.words import COLOURS, GROUPS, KINDS
 
 
 def scene(index: int, seed: int = 3, size: int = 64, low: int = 1, high: int = 6) -> Scene:
     return generate_scene(seed, index, size=size, min_objects=low, max_objects=high)
+
+
+def crowds(index: int, share: float) -> Scene:
+    return generate_scene(
+        3, index, size=96, min_objects=1, max_objects=6, max_crowd=100, crowd_share=share, empty_share=0.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +61,45 @@ def test_number_of_objects_keeps_the_range(scenes: list[Scene]) -> None:
 
 def test_styles_and_kinds_all_occur(scenes: list[Scene]) -> None:
     assert {s.style for s in scenes} == set(STYLES)
-    microscopy = np.mean([s.style != "shapes" for s in scenes])
-    assert 0.32 < microscopy < 0.52
+    assert sum(share for share, _ in STYLES.values()) == pytest.approx(1)
+    assert 0.3 < np.mean([s.style == "shapes" for s in scenes]) < 0.54
     labels = np.concatenate([s.labels for s in scenes])
-    assert len(set(labels.tolist())) >= 14 and labels.max() < len(KINDS)
+    assert len(set(labels.tolist())) >= 26 and labels.max() < len(KINDS) <= len(OUTLINES)
+    for s in scenes:  # what is together in an image belongs together
+        kinds = {KINDS[label] for label in s.labels}
+        assert any(kinds <= set(group) for group in GROUPS)
 
 
-def test_phrases_use_the_vocabulary_and_the_share_of_negatives(scenes: list[Scene]) -> None:
-    phrases = [p for s in scenes for p in s.phrases]
-    assert {word for text, _ in phrases for word in text.split()} <= set(VOCABULARY)
-    assert len(VOCABULARY) >= 60
-    assert 0.33 < np.mean([not objects for _, objects in phrases]) < 0.53
-    for s in scenes:
-        assert len({text for text, _ in s.phrases}) == len(s.phrases) <= 4
+@pytest.mark.parametrize("style", STYLES)
+def test_a_hundred_objects_find_their_place(style: str) -> None:
+    rng = np.random.default_rng(5)
+    plan = plan_objects(rng, style, 128, 100, 6.0, crowd=True)
+    objects, masks = place_objects(rng, 128, plan)
+    assert len(plan) == 100 and len(objects) >= 75
+    assert len({o.item.kind for o in objects} - {"road"}) <= 2
+    assert masks.sum((1, 2)).min() >= 4 and masks.sum(0).max() == 1
+    assert np.median(masks.sum((1, 2))) < 150, "objects of a crowd are small"
+
+
+def test_crowds_come_at_their_share() -> None:
+    counts = np.array([len(crowds(i, 0.5).labels) for i in range(60)])
+    assert 0.3 < (counts > 6).mean() < 0.65 and counts.max() > 60
+    assert max(len(crowds(i, 0.0).labels) for i in range(60)) == 6
+
+
+def test_markings_lie_on_the_road() -> None:
+    """But for those at the ends of a bend."""
+    shares = []
+    for i in range(500):
+        s = scene(i, size=96, high=8)
+        kinds = [KINDS[label] for label in s.labels]
+        if s.style != "road" or "lane marking" not in kinds:
+            continue
+        road = s.masks[kinds.index("road")].astype(np.uint8)
+        around = cv2.morphologyEx(road, cv2.MORPH_CLOSE, np.ones((25, 25), np.uint8)).astype(bool)
+        markings = s.masks[[k == "lane marking" for k in kinds]].any(0)
+        shares.append(around[markings].mean())
+    assert len(shares) >= 5 and np.mean(shares) > 0.8
 
 
 def test_named_colours_are_seen_in_the_image(scenes: list[Scene]) -> None:
@@ -84,46 +118,6 @@ def test_named_colours_are_seen_in_the_image(scenes: list[Scene]) -> None:
                     votes = np.linalg.norm(pixels[:, None] - reference, axis=2).argmin(1)
                     right.append(names.index(first) in votes)
     assert len(right) > 25 and np.mean(right) > 0.9
-
-
-ITEMS = [
-    Item("circle", 0.1, "red", "plain"),
-    Item("circle", 0.4, "blue", "striped"),
-    Item("bar", 0.18, "red", "plain"),
-]
-
-
-def test_phrases_name_every_object_that_satisfies_them() -> None:
-    found: dict[str, tuple[int, ...]] = {}
-    for seed in range(300):
-        found.update(make_phrases(np.random.default_rng(seed), ITEMS, 4, 0.4))
-    expected = {
-        "red object": (0, 2), "circle": (0, 1), "disc": (0, 1), "large circle": (1,), "small disc": (0,),
-        "striped object": (1,), "object": (0, 1, 2), "bar": (2,), "red circle": (0,), "plain thing": (0, 2),
-        "green circle": (), "star": (), "blue bar": (),
-    }  # fmt: skip
-    assert {text: found.get(text) for text in expected} == expected
-
-
-def test_arguable_negatives_are_never_said() -> None:
-    nuclei = [Item("nucleus", 0.17, None, None, frozenset({"white", "gray"}))]
-    said = {
-        text
-        for seed in range(400)
-        for text, objects in make_phrases(np.random.default_rng(seed), nuclei, 4, 1.0)
-        if not objects
-    }
-    assert "star" in said and "orange nucleus" in said and "large cell" in said
-    assert not said & {"circle", "ellipse", "blob", "cell", "white nucleus", "small nucleus", "tiny cell"}
-
-
-def test_nothing_there_means_only_negatives() -> None:
-    phrases = make_phrases(np.random.default_rng(0), [], 5, 0.0)
-    assert len(phrases) == 5 and all(objects == () for _, objects in phrases)
-
-
-def test_nouns_cover_every_kind() -> None:
-    assert frozenset().union(*(n.kinds for n in NOUNS[:-1])) == frozenset(KINDS) <= frozenset(OUTLINES)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("circle", np.pi / 4), ("square", 0.5), ("hexagon", 0.6495)])
