@@ -20,13 +20,14 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import classical, harness
-from benchmarks.programs import NotFinished, Programs, Result, snapshot
+from benchmarks.figures import Result, best_rate, derived, drops, named, over_seeds, pick
+from benchmarks.programs import NotFinished, Programs, snapshot
 from maskwell.data.convert import convert
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "base"
@@ -60,6 +61,16 @@ VARIANTS = {  # what others do; rehearsed scenes bring negatives and old words, 
     "train_text": (*NO_REHEARSAL, "model.train_text=true"),
 }
 
+NOTES = (
+    "Base {base}. dsb2018 (CC0): 97 whole test images, prompt 'cell nucleus', tiles of 80 px, max_dets "
+    "[1, 10, 400], training crops of 64 px; negatives of pmf1, il_mcc, cgf1: 'bicycle'. bccd (MIT): 72 whole "
+    "test images, boxes, tiles of 400 px. generated: 300 scenes of data=scenes, test split. 400 steps on all "
+    f"images, {FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another choice of images; last "
+    "weights); rates chosen by val/map_50 on all images and kept for few. no_negatives and train_text are to "
+    "be read beside no_rehearsal: all three train without generated scenes. One thread; minutes: all "
+    "trainings. classical: Otsu and distance-transform split, untrained."
+)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -69,7 +80,6 @@ class Form:
     scenes: int
     train: tuple[str, ...] = ()
     score: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
 
 
@@ -262,45 +272,6 @@ STUDIES: dict[str, Callable[[Bench], Result]] = {
 }
 
 
-def best_rate(runs: Mapping[float, Result]) -> float:
-    """The rate with the best map_50 on val; of equal ones the smallest."""
-    return max(sorted(runs), key=lambda rate: float(runs[rate]["val_map_50"]))
-
-
-def over_seeds(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Mean and standard deviation of every metric; of map_50 also the least and that of each seed."""
-    shared = set.intersection(*(set(score) for score in scores.values()))
-    figures: dict[str, float] = {}
-    for name in sorted(shared):
-        values = [score[name] for score in scores.values()]
-        figures[name] = statistics.mean(values)
-        figures[f"{name}.std"] = statistics.stdev(values)
-    figures["map_50.min"] = min(score["map_50"] for score in scores.values())
-    return figures | {f"map_50.seed_{seed}": score["map_50"] for seed, score in scores.items()}
-
-
-def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """By how much map_50 and il_mcc fell (negative: they rose)."""
-    return {f"{name}_drop": before[name] - after[name] for name in ("map_50", "il_mcc")}
-
-
-def derived(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures that compare two studies, where both are there."""
-    adapter, full = (figures.get(f"dsb2018.{name}.map_50") for name in ("adapter_all", "full"))
-    return {"dsb2018.adapter_all.share_of_full": adapter / full} if adapter and full else {}
-
-
-def pick(result: Result, names: Iterable[str]) -> Result:
-    """The entries of a result that are there."""
-    return {name: result[name] for name in names if name in result}
-
-
-def named(prefix: str, result: Result, names: Iterable[str] | None = None) -> Result:
-    """The entries (those of ``names``) with dotted names."""
-    chosen = result if names is None else pick(result, names)
-    return {f"{prefix}.{name}" if prefix else name: value for name, value in chosen.items()}
-
-
 def collect(bench: Bench, studies: Sequence[str]) -> tuple[Result, list[str]]:
     """Figures of the studies, and the names of those that are not finished."""
     figures: Result = {}
@@ -358,17 +329,7 @@ def main() -> None:
         command="python -m benchmarks.base",
         seeds=SEEDS,
         minutes=sum(bench.minutes.values()),
-        notes=(
-            f"Base {base.hash[:8]}. dsb2018 (CC0): 97 whole test images, prompt 'cell nucleus', tiles of 80 px, "
-            "max_dets [1, 10, 400], training crops of 64 px; negatives of pmf1, il_mcc, cgf1: 'bicycle'. "
-            "bccd (MIT): 72 whole test images, boxes, tiles of 400 px. generated: "
-            f"{form.scenes} scenes of data=scenes, test split. 400 steps on all images, "
-            f"{FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another choice of images; last "
-            "weights), rates chosen by val/map_50 on all images and kept for few. no_negatives and train_text "
-            "are to be read beside no_rehearsal: all three train without generated scenes. "
-            "One thread; minutes: all trainings. classical: Otsu and distance-transform split, untrained."
-            f"{left_out}"
-        ),
+        notes=NOTES.format(base=base.hash[:8]) + left_out,
     )
 
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from benchmarks import harness
+from benchmarks.figures import Result
 
 RECIPE = ("model", "data", "optim", "trainer", "seed", "split", "tile", "overlap", "max_dets")
 """The parts of a configuration on which figures depend."""
-
-Result = dict[str, Any]
 
 
 class NotFinished(Exception):
@@ -82,7 +82,7 @@ class Programs:
     def train(self, name: str, *overrides: str) -> Result:
         """One training: its folder, what it reached on val and what it cost."""
         arguments = [f"model.base={_relative(self.base.folder)}", *overrides]
-        recipe = recipe_of("train", arguments)
+        recipe = recipe_of("train", *arguments)
         folder = self.folder / f"{name}-{recipe}"
         key = {"base": self.base.hash, "train": name, "recipe": recipe}
         return self.cell(key, lambda: self._train(folder, arguments))
@@ -91,7 +91,7 @@ class Programs:
         """Metrics of a training's best checkpoint, or of the base alone, by ``evaluate.py``."""
         folder = training["folder"] if training else None
         model = f"ckpt={folder}" if folder else f"model.base={_relative(self.base.folder)}"
-        recipe = recipe_of("evaluate", [model, *overrides])
+        recipe = recipe_of("evaluate", model, *overrides)
         output = self.folder / "scores" / f"{name}-{Path(folder or 'base').name}-{recipe}"
         key = {"base": self.base.hash, "score": name, "of": folder, "recipe": recipe}
         return self.cell(key, lambda: _score(output, [model, *overrides]))
@@ -110,6 +110,8 @@ class Programs:
 
     def _train(self, folder: Path, arguments: Sequence[str]) -> Result:
         resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        if not resumes:
+            shutil.rmtree(folder, ignore_errors=True)  # cut off before its first checkpoint
         start("train.py", *training_arguments(folder, arguments, resumes))
         sessions = json.loads((folder / "record.json").read_text())["sessions"]
         trained = _trained_parameters(folder)
@@ -123,7 +125,8 @@ class Programs:
         }
 
 
-def recipe_of(root: str, overrides: Sequence[str]) -> str:
+@cache
+def recipe_of(root: str, *overrides: str) -> str:
     """Eight hex digits of the configuration that the overrides give, of the parts in RECIPE.
 
     Keys that are null do not count: an option that is added and left off changes nothing.

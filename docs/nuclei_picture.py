@@ -1,6 +1,8 @@
 """Draws docs/nuclei.png: truth, the base and its adapter on test images of dsb2018 (CC0).
 
-MASKWELL_DATA=/path/to/data python docs/nuclei_picture.py runs/benchmarks/sam_lora_dsb2018/lora_0.002
+RUN_FOLDER: a training with experiment=sam_lora_dsb2018, such as those of benchmarks/base.py.
+
+MASKWELL_DATA=/path/to/data python docs/nuclei_picture.py RUN_FOLDER
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +88,33 @@ def test_cells_are_run_once_and_survive_a_cut(tmp_path: Path) -> None:
     assert again.run({"seed": 0, "rate": 0.1}, lambda: work(4)) == {"value": 1}
     assert again.run({"seed": 1, "rate": 0.1}, lambda: work(5)) == {"value": 5}
     assert calls == [1, 3, 5]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def _slow_cell(path: Path, started: Event, log: Path) -> None:
+    def work() -> dict[str, int]:
+        started.set()
+        time.sleep(0.3)
+        with log.open("a") as file:
+            file.write("worked\n")
+        return {"value": 7}
+
+    harness.Cells(path).run({"cell": 1}, work)
+
+
+def test_processes_wait_for_each_other_s_cells(tmp_path: Path) -> None:
+    path, log = tmp_path / "cells.jsonl", tmp_path / "log"
+    here = harness.Cells(path)
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    other = context.Process(target=_slow_cell, args=(path, started, log))
+    other.start()
+    assert started.wait(20)
+    assert here.find({"cell": 1}) is None
+    assert here.run({"cell": 2}, lambda: {"value": 0}) == {"value": 0}  # not held up by the other
+    assert not log.exists()
+    assert here.run({"cell": 1}, lambda: {"value": 8}) == {"value": 7}
+    other.join()
     assert len(path.read_text().splitlines()) == 2
 
 

@@ -1,0 +1,49 @@
+"""From results of trainings and evaluations to published figures; pure functions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Result = dict[str, Any]
+
+
+def best_rate(runs: Mapping[float, Result]) -> float:
+    """The rate with the best map_50 on val; of equal ones the smallest."""
+    return max(sorted(runs), key=lambda rate: float(runs[rate]["val_map_50"]))
+
+
+def over_seeds(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Mean and standard deviation of every metric; of map_50 also the least and that of each seed."""
+    shared = set.intersection(*(set(score) for score in scores.values()))
+    figures: dict[str, float] = {}
+    for name in sorted(shared):
+        values = [score[name] for score in scores.values()]
+        figures[name] = statistics.mean(values)
+        figures[f"{name}.std"] = statistics.stdev(values)
+    figures["map_50.min"] = min(score["map_50"] for score in scores.values())
+    return figures | {f"map_50.seed_{seed}": score["map_50"] for seed, score in scores.items()}
+
+
+def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """By how much map_50 and il_mcc fell (negative: they rose)."""
+    shared = [name for name in ("map_50", "il_mcc") if name in before and name in after]
+    return {f"{name}_drop": before[name] - after[name] for name in shared}
+
+
+def derived(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures that compare two studies, where both are there."""
+    adapter, full = (figures.get(f"dsb2018.{name}.map_50") for name in ("adapter_all", "full"))
+    return {"dsb2018.adapter_all.share_of_full": adapter / full} if adapter and full else {}
+
+
+def pick(result: Result, names: Iterable[str]) -> Result:
+    """The entries of a result that are there."""
+    return {name: result[name] for name in names if name in result}
+
+
+def named(prefix: str, result: Result, names: Iterable[str] | None = None) -> Result:
+    """The entries (those of ``names``) with dotted names."""
+    chosen = result if names is None else pick(result, names)
+    return {f"{prefix}.{name}" if prefix else name: value for name, value in chosen.items()}
