@@ -99,7 +99,7 @@ def main() -> None:
         notes=(
             f"One image of {task.input_spec.size} px with eight objects, one prompt, two threads "
             "(one_thread: one); medians. latency_ms: PNG decoding, resizing, network, suppression and masks; "
-            "network_ms: the network alone, phrase known; new_phrase_ms: latency with a phrase that has to be "
+            "network_ms: the network alone, phrase known; new_phrase_ms: with a phrase that has to be "
             "encoded."
         ),
     )
