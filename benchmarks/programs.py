@@ -114,12 +114,13 @@ class Programs:
             shutil.rmtree(folder, ignore_errors=True)  # cut off before its first checkpoint
         start("train.py", *training_arguments(folder, arguments, resumes))
         sessions = json.loads((folder / "record.json").read_text())["sessions"]
+        ended = [session for session in sessions if "minutes" in session]  # one that is killed tells nothing
         trained = _trained_parameters(folder)
         return {
             "folder": _relative(folder),
             "val_map_50": best_val((folder / "metrics.csv").read_text()),
-            "minutes": sum(session["minutes"] for session in sessions),
-            "peak_gib": max(session["peak_memory_gib"]["process"] for session in sessions),
+            "minutes": sum(session["minutes"] for session in ended),
+            "peak_gib": max(session["peak_memory_gib"]["process"] for session in ended),
             "trainable_parameters": trained,
             "trainable_share": trained / self.base.parameters,
         }

@@ -59,7 +59,7 @@ class FakePrograms:
         folder = Path(given["paths.run_dir"])
         (folder / "checkpoints").mkdir(parents=True)
         session = {"minutes": 2.0, "peak_memory_gib": {"process": 1.5}}
-        (folder / "record.json").write_text(json.dumps({"sessions": [session, session]}))
+        (folder / "record.json").write_text(json.dumps({"sessions": [{"start": "killed"}, session, session]}))
         (folder / "metrics.csv").write_text(
             f"step,val/map_50\n1,\n2,0.01\n3,{self.val_map_50(given['optim.lr'])}\n"
         )
