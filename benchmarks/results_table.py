@@ -92,7 +92,7 @@ GRIDS = (
             "map_50_drop": ("fallen by", "{:.3f}"),
             "il_mcc": ("IL_MCC", "{:.3f}"),
             "il_mcc_drop": ("fallen by", "{:.3f}"),
-            "dsb2018_map_50": ("mAP at .50 on nuclei", "{:.3f}"),
+            "nuclei_val_map_50": ("mAP at .50, nuclei val", "{:.3f}"),
         },
     ),
 )
