@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks import classical, harness
 from benchmarks.figures import Result, best_rate, derived, drops, named, over_seeds, pick
-from benchmarks.programs import NotFinished, Programs, snapshot
+from benchmarks.programs import NotFinished, Programs, relative, snapshot
 from maskwell.data.convert import convert
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "base"
@@ -146,7 +146,7 @@ class Bench:
     def bccd(self) -> Result:
         """Blood cells in boxes: the base, and LoRA at the rate that is best on nuclei."""
         data = self.programs.folder / "bccd"
-        root = f"data.root={data}"
+        root = f"data.root={relative(data)}"
         self.programs.cell({"convert": "bccd"}, lambda: _convert_bccd(data))
         before = self.programs.score("bccd", None, root, *BLOOD_BASE, *BLOOD_SCORED, *BOXES)
         rate, _ = self._best("lora")

@@ -81,7 +81,7 @@ class Programs:
 
     def train(self, name: str, *overrides: str) -> Result:
         """One training: its folder, what it reached on val and what it cost."""
-        arguments = [f"model.base={_relative(self.base.folder)}", *overrides]
+        arguments = [f"model.base={relative(self.base.folder)}", *overrides]
         recipe = recipe_of("train", *arguments)
         folder = self.folder / f"{name}-{recipe}"
         key = {"base": self.base.hash, "train": name, "recipe": recipe}
@@ -90,7 +90,7 @@ class Programs:
     def score(self, name: str, training: Result | None, *overrides: str) -> Result:
         """Metrics of a training's best checkpoint, or of the base alone, by ``evaluate.py``."""
         folder = training["folder"] if training else None
-        model = f"ckpt={folder}" if folder else f"model.base={_relative(self.base.folder)}"
+        model = f"ckpt={folder}" if folder else f"model.base={relative(self.base.folder)}"
         recipe = recipe_of("evaluate", model, *overrides)
         output = self.folder / "scores" / f"{name}-{Path(folder or 'base').name}-{recipe}"
         key = {"base": self.base.hash, "score": name, "of": folder, "recipe": recipe}
@@ -117,7 +117,7 @@ class Programs:
         ended = [session for session in sessions if "minutes" in session]  # one that is killed tells nothing
         trained = _trained_parameters(folder)
         return {
-            "folder": _relative(folder),
+            "folder": relative(folder),
             "val_map_50": best_val((folder / "metrics.csv").read_text()),
             "minutes": sum(session["minutes"] for session in ended),
             "peak_gib": max(session["peak_memory_gib"]["process"] for session in ended),
@@ -172,7 +172,7 @@ def _trained_parameters(folder: Path) -> int:
     return sum(tensor.numel() for tensor in state.values())
 
 
-def _relative(folder: Path) -> str:
+def relative(folder: Path) -> str:
     """Relative to the repository, so that a moved one finds its cells again."""
     return str(folder.relative_to(harness.ROOT)) if folder.is_relative_to(harness.ROOT) else str(folder)
 

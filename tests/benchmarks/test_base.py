@@ -81,7 +81,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePrograms:
 
 
 def programs_in(folder: Path, digest: str = "abc", works: bool = True) -> Programs:
-    weights = Base(folder / "base", digest, parameters=150, megabytes=8.0)
+    weights = Base(Path("base"), digest, parameters=150, megabytes=8.0)
     return Programs(weights, folder, harness.Cells(folder / "cells.jsonl"), works)
 
 
@@ -134,7 +134,7 @@ def test_retention_is_measured_on_the_scored_checkpoint(fake: FakePrograms, tmp_
 def test_another_base_shares_no_cell(fake: FakePrograms, tmp_path: Path) -> None:
     cells = harness.Cells(tmp_path / "cells.jsonl")
     for digest in ("abc", "abd", "abc"):
-        weights = Base(tmp_path / "base", digest, parameters=1, megabytes=1.0)
+        weights = Base(Path("base"), digest, parameters=1, megabytes=1.0)
         Programs(weights, tmp_path / digest, cells).score("scenes", None, *base.HELD_OUT)
     assert len(fake.commands) == 2
 
