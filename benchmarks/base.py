@@ -51,7 +51,7 @@ BLOOD_BASE = (
     "+data.prompts.rename.WBC=white blood cell",
     "+data.prompts.rename.Platelets=platelet",
 )
-BOXES: tuple[str, ...] = ()  # of trainings and scores on data without masks
+BOXES = ("model.detection.masks=false",)  # of the base alone; the experiment says so for the adapter
 
 HELD_OUT = ("data=scenes", "data.seed=0", "data.eval_batch_size=16")  # the test split: no training meets it
 NO_REHEARSAL = ("data.rehearsal=null",)
@@ -150,7 +150,7 @@ class Bench:
         self.programs.cell({"convert": "bccd"}, lambda: _convert_bccd(data))
         before = self.programs.score("bccd", None, root, *BLOOD_BASE, *BLOOD_SCORED, *BOXES)
         rate, _ = self._best("lora")
-        training = self._train("bccd_lora", *BLOOD, f"optim.lr={rate}", root, *BOXES)
+        training = self._train("bccd_lora", *BLOOD, f"optim.lr={rate}", root)
         after = self.programs.score("bccd", training, *BLOOD_SCORED)
         return {
             **named("bccd.zero_shot", before, METRICS),

@@ -44,7 +44,7 @@ def find(wanted: str, root: Path, family: str) -> Path:
 
 
 def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None) -> Restored:
-    """Build the task that ``path`` holds the weights of, on the CPU.
+    """Build the task that ``path`` holds the weights of, on the CPU, to answer and not to be trained.
 
     Args:
         path: a checkpoint of any family.
@@ -61,6 +61,7 @@ def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None
     checkpoint.check_family(content, build.family(cfg), path)
     task = build.task(cfg)
     load_weights(task, content, path)
+    task.prepare_inference()
     return Restored(task, cfg, tuple(content.get("categories", ())), path)
 
 

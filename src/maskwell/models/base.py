@@ -105,6 +105,9 @@ class BaseTask(LightningModule):
         """One prediction per sample, in the window frame, without loss or labels."""
         raise NotImplementedError(f"{type(self).__name__} defines no predict_batch.")
 
+    def prepare_inference(self) -> None:
+        """Make the network faster where it will not be trained again; its answers stay the same."""
+
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]

@@ -193,3 +193,17 @@ def test_an_object_that_is_named_twice_by_a_prompt_is_kept_once() -> None:
     # The better of the two stays; two prompts may name the same object.
     assert single.scores.tolist() == pytest.approx([0.81, 0.81, 0.18, 0.18, 0.09, 0.09])
     assert single.rles is not None and len(single.rles) == len(single.boxes) == 6
+
+
+def test_without_masks_boxes_answer_and_duplicates_are_boxes_that_overlap() -> None:
+    batch = make_batch((CELL,))
+    (prediction,) = answers([[0.9, 0.5, 0.2, 0.1]], [0.5], batch, Detection(masks=False))()
+    assert prediction.rles is None
+    assert len(prediction.boxes) == 4
+    outputs = make_outputs([[0.9, 0.5, 0.2, 0.1]], [0.5])
+    outputs.boxes[-1, 0, 1] = outputs.boxes[-1, 0, 0]
+    rows = [(0, CELL)]
+    (single,) = Answers(rows, outputs, batch, Detection(masks=False))()
+    assert single.scores.tolist() == pytest.approx([0.45, 0.1, 0.05])
+    (both,) = Answers(rows, outputs, batch, Detection(masks=False, nms=None))()
+    assert len(both.boxes) == 4

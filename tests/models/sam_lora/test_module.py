@@ -178,6 +178,22 @@ def test_boxes_without_masks_are_learnt_and_scored(shared: SamLora) -> None:
     assert "bbox_map_50" not in figures  # the boxes are the figures
 
 
+def test_merged_adapters_answer_alike() -> None:
+    task = make_task(lora=Lora(rank=2)).eval()
+    with torch.no_grad():
+        for name, parameter in task.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    batch = make_batch()
+    with torch.inference_mode():
+        rows, before = task._answer(batch)
+        task.prepare_inference()
+        after = task._answer(batch)[1]
+    assert rows
+    torch.testing.assert_close(after.masks, before.masks, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.boxes, before.boxes, rtol=1e-3, atol=1e-4)
+
+
 def test_a_checkpoint_holds_the_adapter_alone(shared: SamLora) -> None:
     state = shared.state_dict()
     assert set(state) == {name for name, _ in shared.trainable_parameters()}
@@ -314,7 +330,8 @@ def test_bf16_autocast_gives_a_float32_loss(shared: SamLora) -> None:
         output = shared.step(make_batch(), "train")
     assert output.loss.dtype == torch.float32
     assert all(part.dtype == torch.float32 for part in output.parts.values())
-    assert output.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
+    # The other terms hang on a matching that rounding may turn over in an untrained network.
+    assert output.parts["loss_presence"].item() == pytest.approx(exact.parts["loss_presence"].item(), rel=0.1)
     gradients = torch.autograd.grad(output.loss, [p for _, p in shared.trainable_parameters()])
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert all(p.scores.dtype == torch.float32 for p in output.preds())

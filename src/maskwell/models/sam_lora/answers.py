@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskwell.data.sample import Batch, Prediction, Prompt, Sample
 from maskwell.models.sam_lora.net import PromptOutputs
+from maskwell.ops import boxes as box_ops
 from maskwell.ops import masks as mask_ops
 from maskwell.ops.suppression import greedy
 
@@ -25,14 +26,16 @@ class Detection:
 
     ``min_score`` of a detection (low, so that mAP sees the whole curve); ``max_per_prompt``;
     ``mask_threshold`` probability above which a pixel belongs to the object; ``nms``: of two answers to
-    one prompt whose masks overlap by more than this IoU the better stays (None: both; a fully trained
-    SAM 3 names an object once, the small base often twice).
+    one prompt that overlap by more than this IoU the better stays (None: both; a fully trained SAM 3
+    names an object once, the small base often twice); ``masks``: False answers with boxes only, for
+    models trained on data without masks.
     """
 
     min_score: float = 0.01
     max_per_prompt: int = 100
     mask_threshold: float = 0.5
     nms: float | None = 0.5
+    masks: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,15 @@ class Answers:
         kept = best >= self.detection.min_score
         best, query = best[kept], query[kept]
         size = sample.geometry.window_size
-        rles = mask_ops.encode(self._masks(row, query, size))
-        if self.detection.nms is not None:
-            single = greedy(mask_ops.iou(rles, rles), self.detection.nms)
-            best, query, rles = best[single], query[single], [rles[i] for i in single.tolist()]
+        rles = mask_ops.encode(self._masks(row, query, size)) if self.detection.masks else None
         boxes = sample.geometry.boxes_to_window(self.outputs.boxes[-1, row, query])
+        if self.detection.nms is not None:
+            overlaps = (
+                box_ops.iou(*box_ops.pairwise(boxes, boxes)) if rles is None else mask_ops.iou(rles, rles)
+            )
+            single = greedy(overlaps, self.detection.nms)
+            best, boxes = best[single], boxes[single]
+            rles = None if rles is None else [rles[i] for i in single.tolist()]
         present = float(self.outputs.presence[-1, row].sigmoid())
         return Prediction(
             size=size,
@@ -96,11 +103,12 @@ def _merge(sample: Sample, answers: Sequence[tuple[Prompt, Prediction]]) -> Pred
     scores = torch.cat([p.scores for p in predictions])
     order = scores.argsort(descending=True, stable=True)
     rles = [rle for p in predictions for rle in p.rles or []]
+    has_masks = all(p.rles is not None for p in predictions)
     return Prediction(
         size=sample.geometry.window_size,
         boxes=torch.cat([p.boxes for p in predictions])[order],
         scores=scores[order],
         labels=torch.cat([p.labels for p in predictions])[order],
-        rles=[rles[i] for i in order.tolist()],
+        rles=[rles[i] for i in order.tolist()] if has_masks else None,
         present={label: value for p in predictions for label, value in (p.present or {}).items()},
     )

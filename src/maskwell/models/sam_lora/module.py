@@ -143,6 +143,11 @@ class SamLora(BaseTask):
             metric.reset()
         return result
 
+    def prepare_inference(self) -> None:
+        """Add the adapters to the weights that they adapt."""
+        if isinstance(self.net.model, PeftModel):
+            self.net.model.merge_adapter()
+
     def save_adapter(self, folder: str | Path) -> bool:
         """Write the adapter as a plain peft folder; False (and nothing written) without an adapter."""
         if not isinstance(self.net.model, PeftModel):
