@@ -66,9 +66,9 @@ VARIANTS = {  # what others do; rehearsed scenes bring negatives and old words, 
 NOTES = (
     "Base {base}. dsb2018 (CC0): 97 whole test images, prompt 'cell nucleus', tiles of 80 px, max_dets "
     "[1, 10, 400], training crops of 64 px; negatives of pmf1, il_mcc, cgf1: 'bicycle'. bccd (MIT): 72 whole "
-    "test images, boxes, tiles of 400 px. generated: 300 scenes of data=scenes, test split, four phrases each, half of "
-    "them near negatives; generated.crowds: 75 scenes of 9 to 100 objects, tiles of 64 px. 400 steps on all "
-    f"images, {FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another choice of images; last "
+    "test images, boxes, tiles of 400 px. generated: 300 scenes of data=scenes, test split, four phrases "
+    "each, half of them near negatives; generated.crowds: 75 scenes of 9 to 100 objects, tiles of 64 px. "
+    f"400 steps on all images, {FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another choice of images; last "
     "weights); rates chosen by val/map_50 on all images and kept for few. no_negatives and train_text are to "
     "be read beside no_rehearsal: all three train without generated scenes. One thread; minutes: all "
     "trainings. classical: Otsu and distance-transform split, untrained."
