@@ -68,9 +68,10 @@ NOTES = (
     "[1, 10, 400], training crops of 64 px; negatives of pmf1, il_mcc, cgf1: 'bicycle'. bccd (MIT): 72 whole "
     "test images, boxes, tiles of 400 px. generated: 300 scenes of data=scenes, test split, four phrases "
     "each, half of them near negatives; generated.crowds: 75 scenes of 9 to 100 objects, tiles of 64 px. "
-    f"400 steps on all images, {FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another choice of images; last "
-    "weights); rates chosen by val/map_50 on all images and kept for few. no_negatives and train_text are to "
-    "be read beside no_rehearsal: all three train without generated scenes. One thread; minutes: all "
+    f"400 steps on all images, {FEW[10]} on 10 and {FEW[50]} on 50 (mean of three seeds, each another "
+    "choice of images; last weights); rates chosen by val/map_50 on all images and kept for few. "
+    "no_negatives and train_text are to be read beside no_rehearsal: all three train without generated "
+    "scenes. One thread; minutes: all "
     "trainings. classical: Otsu and distance-transform split, untrained."
 )
 
