@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -186,18 +185,13 @@ def _records(data: DataModule, split: Split) -> Iterator[Record]:
 
 
 def _prompts(record: Record, data: DataModule) -> tuple[Prompt, ...]:
-    """What is asked about an image; phrases that are no category are labelled -1, -2, ... each its own."""
+    """What is asked about an image."""
     if record.phrases is not None:
-        asked = phrase_prompts(record.phrases)
-    elif data.prompts is not None:
-        labels = [int(label) for label in record.labels[~record.iscrowd]]
-        asked = data.prompts.evaluation(labels, data.categories)
-    else:
-        asked = ()
-    return tuple(
-        prompt if prompt.label >= 0 else replace(prompt, label=-1 - number)
-        for number, prompt in enumerate(asked)
-    )
+        return phrase_prompts(record.phrases)
+    if data.prompts is None:
+        return ()
+    labels = [int(label) for label in record.labels[~record.iscrowd]]
+    return data.prompts.evaluation(labels, data.categories)
 
 
 def _task(cfg: DictConfig, origin: runs.Origin) -> tuple[BaseTask, DictConfig, Path | None]:

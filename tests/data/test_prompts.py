@@ -54,13 +54,13 @@ def test_evaluation_asks_every_category_on_every_image() -> None:
 def test_data_of_one_category_has_negatives_in_evaluation() -> None:
     prompts = PromptPolicy().evaluation([0], ("cell",))
     assert prompts[0] == Prompt("cell", (0,), 0)
-    assert len(prompts) > 3 and all(p.label == -1 and not p.objects for p in prompts[1:])
+    assert len(prompts) > 3 and all(p.label < 0 and not p.objects for p in prompts[1:])
     assert PromptPolicy(generic_words=["cat"]).evaluation([], ("cell",))[1:] == (Prompt("cat", ()),)
 
 
 def test_phrases_of_the_data_are_free_also_where_they_name_a_category() -> None:
     prompts = phrase_prompts((("red cell", (1,)), (NAMES[1], ())))
-    assert prompts == (Prompt("red cell", (1,), -1), Prompt(NAMES[1], (), -1))
+    assert prompts == (Prompt("red cell", (1,), -1), Prompt(NAMES[1], (), -2))
 
 
 def test_bad_settings_are_refused() -> None:
@@ -77,7 +77,7 @@ def test_data_of_one_category_is_asked_for_absent_things_in_training_too() -> No
     policy = PromptPolicy(num_negatives=2)
     asked = policy.training([0, 0], ("cell",), rng())
     negatives = {prompt.text for prompt in asked if not prompt.objects}
-    assert len(negatives) == 2 and all(prompt.label == -1 for prompt in asked if not prompt.objects)
+    assert len(negatives) == 2 and all(prompt.label < 0 for prompt in asked if not prompt.objects)
     evaluated = {prompt.text for prompt in policy.evaluation([0], ("cell",)) if not prompt.objects}
     assert evaluated and not evaluated & negatives
     assert PromptPolicy(num_negatives=2, generic_words=["cat"]).training([0], ("cell",), rng()) != asked

@@ -81,7 +81,7 @@ class PromptPolicy:
             if label not in known
         ]
         words = self.generic_words or (_TRAINED_ABSENT if len(categories) == 1 else ())
-        candidates = absent + [Prompt(word, ()) for word in words]
+        candidates = [*absent, *phrase_prompts([(word, ()) for word in words])]
         count = min(self.num_negatives, len(candidates))
         chosen = [candidates[i] for i in rng.permutation(len(candidates))[:count]]
         prompts = positives + chosen
@@ -90,7 +90,8 @@ class PromptPolicy:
     def evaluation(self, labels: Sequence[int], categories: Sequence[str]) -> tuple[Prompt, ...]:
         """Every category, then the generic words; the same on every image."""
         asked = tuple(self._positive(label, labels, categories) for label in range(len(categories)))
-        return asked + tuple(Prompt(word, ()) for word in self.evaluation_words(categories))
+        words = [(word, ()) for word in self.evaluation_words(categories)]
+        return asked + phrase_prompts(words)
 
     def evaluation_words(self, categories: Sequence[str]) -> tuple[str, ...]:
         """Generic words of the evaluation: a default list for data of one category."""
@@ -104,5 +105,5 @@ class PromptPolicy:
 
 
 def phrase_prompts(phrases: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[Prompt, ...]:
-    """Prompts that the data brings along: free phrases, also where one is a category's name."""
-    return tuple(Prompt(text, objects) for text, objects in phrases)
+    """Prompts for free phrases (also where one is a category's name), labelled -1, -2, ... each its own."""
+    return tuple(Prompt(text, objects, -1 - number) for number, (text, objects) in enumerate(phrases))

@@ -96,7 +96,7 @@ class Prompt:
     """A phrase put to a promptable model, with the objects (indices into the sample) it names.
 
     No objects means a negative: the model should answer "nothing". ``label`` is the category the
-    phrase stands for, -1 for words that are no category of the data.
+    phrase stands for; words that are no category of the data have labels below 0, each its own.
     """
 
     text: str
