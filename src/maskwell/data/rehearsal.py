@@ -68,6 +68,11 @@ class RehearsalSampler(Sampler[list[Key]]):
         self.own = own
         self.count = count
 
+    @property
+    def batch_size(self) -> int:
+        """The data's own samples of a batch; scenes come on top."""
+        return self.own.batch_size
+
     def __len__(self) -> int:
         return len(self.own)
 
