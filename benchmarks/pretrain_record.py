@@ -26,10 +26,11 @@ def stage(folder: Path) -> dict[str, Any]:
     health = json.loads((folder / "health.json").read_text())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
+    overrides = (folder / "overrides.txt").read_text().splitlines()
     training = [row for row in rows if row.get("train/batch_loss")]
     validated = [row for row in rows if row.get("val/map_50")]
     return {
-        "overrides": (folder / "overrides.txt").read_text().split("\n")[:-1],
+        "overrides": [line.replace(f"{harness.ROOT}/", "") for line in overrides],
         "steps": int(training[-1]["step"]) + 1,
         "minutes": sum(session["minutes"] for session in record["sessions"]),
         "sessions": len(record["sessions"]),
