@@ -147,8 +147,8 @@ class _Metrics:
 
         A free phrase that names objects counts as an image of the category PHRASES, as in validation.
         """
-        self.stats.update([prediction])
         if not prompts or any(prompt.label >= 0 for prompt in prompts):
+            self.stats.update([prediction])
             self.coco.update([prediction], [truth])
         for prompt in prompts:
             if prompt.label >= 0 or not prompt.objects:
@@ -158,6 +158,7 @@ class _Metrics:
             named = named_by(prompt, truth, self.phrase_label)
             assert named is not None
             self.concept.update(prompt_results(answer, named, [self.phrase_label]))
+            self.stats.update([answer])
             self.coco.update([answer], [named])
 
     def compute(self) -> dict[str, float]:

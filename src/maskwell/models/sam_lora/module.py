@@ -123,7 +123,7 @@ class SamLora(BaseTask):
             assert sample.truth is not None
             if any(prompt.label >= 0 for prompt in sample.prompts):
                 self.coco.update([merged], [sample.truth])
-            self.stats.update([merged])
+                self.stats.update([merged])
             for prompt, answer in by_prompt:
                 truth = named_by(prompt, sample.truth, label=len(self.categories))
                 if truth is None:
@@ -134,6 +134,7 @@ class SamLora(BaseTask):
                 if prompt.label < 0 and prompt.objects:
                     as_category = replace(answer, labels=torch.full_like(answer.labels, len(self.categories)))
                     self.coco.update([as_category], [truth])
+                    self.stats.update([as_category])
 
     def compute_metrics(self, stage: Stage) -> dict[str, Tensor]:
         """All metrics by name; resets them."""
