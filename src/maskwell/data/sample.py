@@ -141,6 +141,14 @@ class Prediction:
     semantic: Tensor | None = None
     present: dict[int, float] | None = None
 
+    @classmethod
+    def of_classes(cls, semantic: Tensor) -> Prediction:
+        """A prediction that is a class map, int64 [H, W], and nothing else."""
+        size = (int(semantic.shape[0]), int(semantic.shape[1]))
+        return cls(
+            size, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), semantic=semantic
+        )
+
 
 @dataclass
 class Sample:

@@ -86,7 +86,7 @@ class SegmentationScores(Metric):
             self.matrix += confusion_matrix(found, true, len(self.categories))
 
     def compute(self) -> dict[str, Tensor]:
-        """``miou``, ``pixel_accuracy`` and ``iou/<class>``, float32 scalars; what is undefined is left out."""
+        """``miou``, ``pixel_accuracy``, ``iou/<class>``, float32 scalars; what is undefined is left out."""
         matrix = self.matrix.cpu()
         if not int(matrix.sum()):
             return {}

@@ -65,6 +65,8 @@ class BaseTask(LightningModule):
     input_spec: InputSpec
     promptable = False
     """Whether it answers the phrases that samples carry."""
+    semantic = False
+    """Whether it gives every pixel a class (:meth:`class_probabilities`) instead of finding objects."""
     knows_scenes = False
     """Whether its base was pretrained on generated scenes, which can be rehearsed in fine-tuning."""
     trained_label = "trained"
@@ -104,6 +106,10 @@ class BaseTask(LightningModule):
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """One prediction per sample, in the window frame, without loss or labels."""
         raise NotImplementedError(f"{type(self).__name__} defines no predict_batch.")
+
+    def class_probabilities(self, images: Tensor) -> Tensor:
+        """Of a semantic family: float32 [B, 3, H, W], normalised and padded -> probabilities [B, C, H, W]."""
+        raise NotImplementedError(f"{type(self).__name__} defines no class_probabilities.")
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained."""
