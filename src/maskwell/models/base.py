@@ -67,6 +67,8 @@ class BaseTask(LightningModule):
     """Whether it answers the phrases that samples carry."""
     semantic = False
     """Whether it gives every pixel a class (:meth:`class_probabilities`) instead of finding objects."""
+    background = True
+    """Of a semantic family: whether class 0 takes part in the mean IoU."""
     knows_scenes = False
     """Whether its base was pretrained on generated scenes, which can be rehearsed in fine-tuning."""
     trained_label = "trained"
