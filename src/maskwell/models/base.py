@@ -71,6 +71,12 @@ class BaseTask(LightningModule):
     """Of a semantic family: whether class 0 takes part in the mean IoU."""
     knows_scenes = False
     """Whether its base was pretrained on generated scenes, which can be rehearsed in fine-tuning."""
+    iterations: int | None = None
+    """Where a run is counted in iterations and not in epochs: its length, as one epoch of so many batches."""
+    evaluate_every: int | None = None
+    """Then also: iterations between two validations."""
+    max_norm: float = 1.0
+    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
@@ -127,9 +133,11 @@ class BaseTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Step, log, and hand parts and facts to the callbacks (in ``outputs``)."""
-        output = self.step(batch, "train")
+        return self.record_training(self.step(batch, "train"), size=len(batch))
+
+    def record_training(self, output: StepOutput, size: int) -> dict[str, Any]:
+        """Count and log one training step over ``size`` images; what ``training_step`` returns."""
         self.iteration += 1
-        size = len(batch)
         parts = {name: value.detach() for name, value in output.parts.items()}
         facts = {name: value.detach() for name, value in output.facts.items()}
         self.log("train/batch_loss", output.loss.detach(), on_step=True, batch_size=size)

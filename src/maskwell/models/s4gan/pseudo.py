@@ -62,8 +62,8 @@ def class_thresholds(mean_confidence: Tensor, threshold: float) -> Tensor:
 def confidence_sums(found: PseudoLabels, valid: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Sum of the confidences and number of the valid pixels predicted as each class, two of float [C]."""
     of_class = found.classes[valid]
-    sums = torch.zeros(classes, dtype=found.confidence.dtype, device=valid.device)
-    sums.index_add_(0, of_class, found.confidence[valid])
+    sums = torch.zeros(classes, device=valid.device)
+    sums.index_add_(0, of_class, found.confidence[valid].float())
     return sums, torch.bincount(of_class, minlength=classes).to(sums)
 
 
