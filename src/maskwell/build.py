@@ -48,7 +48,12 @@ def task(cfg: DictConfig) -> BaseTask:
 def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     """The data, in the geometry that ``built`` wants; tells the task its categories and optimiser."""
     data = _build(cfg.data, "data")
-    data.bind(built.input_spec, promptable=built.promptable, knows_scenes=built.knows_scenes)
+    data.bind(
+        built.input_spec,
+        promptable=built.promptable,
+        knows_scenes=built.knows_scenes,
+        unlabelled=built.needs_unlabelled,
+    )
     data.setup()
     optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained
     built.bind(categories=data.categories, optim=optim)

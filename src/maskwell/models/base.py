@@ -77,6 +77,8 @@ class BaseTask(LightningModule):
     """Then also: iterations between two validations."""
     max_norm: float = 1.0
     """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
+    needs_unlabelled = False
+    """Whether its training batches hold unlabelled images too."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
