@@ -77,8 +77,6 @@ class BaseTask(LightningModule):
     """Then also: iterations between two validations."""
     max_norm: float = 1.0
     """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
-    needs_unlabelled = False
-    """Whether its training batches hold unlabelled images too."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
@@ -87,6 +85,11 @@ class BaseTask(LightningModule):
         self.categories: tuple[str, ...] = ()
         self.optim: OptimiserFactory | None = None
         self.reset_progress()
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether its training batches hold unlabelled images too."""
+        return False
 
     def reset_progress(self) -> None:
         """Count from the start: a new run, from fresh or from given weights."""
