@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, ResNetConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from maskwell.errors import UserError
@@ -34,17 +34,14 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of the fine and of the deep maps.
-        stride: input pixels per pixel of the deep maps.
-        multiple: the input's sides must be multiples of it.
+        stride: input pixels per pixel of the deep maps; inputs are padded to a multiple of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        patch = getattr(model.config, "patch_size", 1)
-        vit = isinstance(patch, int) and not hasattr(model.config, "hidden_sizes")
-        self.multiple = patch if vit else 1
-        side = 64 if not vit else 8 * patch
+        patch = getattr(model.config, "patch_size", FINE_STRIDE)
+        side = 16 * (patch if isinstance(patch, int) else FINE_STRIDE)
         was_training = model.training
         model.eval()
         with torch.no_grad():
@@ -58,7 +55,6 @@ class Backbone(nn.Module):
             self._fine = max(i for i, stride in enumerate(strides) if stride == at_least)
         self.channels = (maps[self._fine].shape[1], maps[-1].shape[1])
         self.stride = strides[-1]
-        self.multiple = self.multiple if vit else self.stride
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Fine and deep features of normalised images [B, 3, H, W]."""
@@ -147,9 +143,10 @@ def _pretrained(name: str, output_stride: int | None) -> nn.Module:
 
 def _load(name: str, config: PreTrainedConfig, output_stride: int | None) -> nn.Module:
     more: dict[str, Any] = {"config": config, "dtype": torch.float32}
-    if config.model_type in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+    if type(config) in MODEL_FOR_BACKBONE_MAPPING:
         config.out_indices = list(range(len(config.stage_names)))
-        return AutoBackbone.from_pretrained(name, **more)
+        # The class itself: AutoBackbone.from_pretrained takes a directory for a Hub name.
+        return MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(name, **more)
     if config.model_type == "mobilenet_v2":
         config.output_stride = output_stride or DILATED["mobilenet_v2"]
     return AutoModel.from_pretrained(name, **more)

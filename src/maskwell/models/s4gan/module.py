@@ -86,8 +86,8 @@ class S4Gan(BaseTask):
         self._backbone = [
             backbones.load(spec.backbone, norm=spec.norm, output_stride=spec.output_stride, seed=seed)
         ]
-        multiple = self._backbone[0].multiple
-        self.input_spec = InputSpec("pad", image_size, IMAGENET_MEAN, IMAGENET_STD, multiple)
+        stride = self._backbone[0].stride
+        self.input_spec = InputSpec("pad", image_size, IMAGENET_MEAN, IMAGENET_STD, stride)
         self.objective = Objective(recipe, self.input_spec)
         self.discriminator: Discriminator | None = None
         self.optimizer_names = ("generator", "discriminator") if recipe.adversarial else ("generator",)

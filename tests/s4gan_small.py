@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -115,7 +114,7 @@ class Images(Dataset[Sample]):
 
 
 class Batches:
-    """Keys of so many batches, from where the trainer stands."""
+    """Keys of so many batches, from where the trainer stands; ranks share each batch."""
 
     def __init__(self, module: SyntheticStreams) -> None:
         self.module = module
@@ -124,10 +123,11 @@ class Batches:
         return self.module.iterations
 
     def __iter__(self) -> Iterator[list[int]]:
-        done = self.module.done()
-        for iteration in range(done, self.module.iterations):
-            generator = torch.Generator().manual_seed(iteration)
-            yield torch.randint(0, 4, (2,), generator=generator).tolist()
+        trainer = self.module.trainer
+        assert trainer is not None
+        for iteration in range(self.module.done(), self.module.iterations):
+            order = torch.randperm(4, generator=torch.Generator().manual_seed(iteration)).tolist()
+            yield order[trainer.global_rank :: trainer.world_size]
 
 
 class SyntheticStreams(LightningDataModule):
@@ -163,10 +163,9 @@ class SyntheticStreams(LightningDataModule):
         return self._plain(0, 1, 2)
 
 
-@pytest.fixture
-def doubled() -> Callable[[Batch], Batch]:
+def doubled(batch: Batch) -> Batch:
     """The batch in float64."""
-    return lambda batch: replace(batch, images=batch.images.double())
+    return replace(batch, images=batch.images.double())
 
 
 def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
