@@ -146,8 +146,8 @@ class Bench:
                     figures[f"{recipe}.val_miou_at_{rate:g}"] = self._run(MAIN, recipe, rate, 0)["val_miou"]
         for first, second in PAIRS:
             if first in finished and second in finished:
-                pair = ([run["miou"] for run in finished[name].values()] for name in (first, second))
-                figures |= named(f"{first}_minus_{second}", paired_difference(*pair, "miou"))
+                ours, theirs = ([run["miou"] for run in finished[name].values()] for name in (first, second))
+                figures |= named(f"{first}_minus_{second}", paired_difference(ours, theirs, "miou"))
         return named(self.form.studies[study].prefix, figures), missing
 
     def _run(self, study: str, recipe: str, rate: float, seed: int) -> Result:
