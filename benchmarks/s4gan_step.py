@@ -197,7 +197,7 @@ def main() -> None:
             f"Recipe guide, batch {BATCH} + {BATCH} at {size[0]} x {size[1]} px, {CLASSES} classes, ResNet "
             f"of 1.3 million parameters with DeepLabv3+ head, ndf {ndf}, float32, contiguous, one thread, "
             "processor time. Plain: the original algorithm with four discriminator passes and a backward "
-            "pass through each, on the same image scale and logits. Ours also updates the averaged generator. "
+            "pass through each, on the same image scale and logits. Ours also updates the averaged weights. "
             "Supervised: the same generator on the labelled batch alone. gradient_difference: in float64, "
             "the largest over the largest gradient."
         ),
