@@ -95,9 +95,9 @@ def test_bad_choices_are_a_sentence(tmp_path: Path) -> None:
     files = frames(("a", 20))
     with pytest.raises(UserError, match=r"data\.labelled=0\.01 of 20 training images gives 0 labelled"):
         chosen(files, labelled=0.01)
-    for wrong in (0.0, -0.5, 1.5, 0, -3):
+    for wrong in (0.0, -0.5, 1.5, 0, -3, True, "1/8"):
         with pytest.raises(UserError, match=f"data.labelled={wrong}: give a share"):
-            LabelChoice(wrong)
+            LabelChoice(wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="both set"):
         LabelChoice(0.5, "x.txt")
     with pytest.raises(UserError, match="labelled_choice=every"):

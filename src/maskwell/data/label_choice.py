@@ -37,8 +37,8 @@ class LabelChoice:
         number = self.labelled
         if number is None:
             return
-        wrong = not 0 < number <= 1 if isinstance(number, float) else number < 1
-        if wrong:
+        share, count = isinstance(number, float), isinstance(number, int) and not isinstance(number, bool)
+        if not (share and 0 < number <= 1) and not (count and number >= 1):
             raise UserError(
                 f"data.labelled={number}: give a share above 0 and at most 1.0, such as 0.125, or a number "
                 "of images from 1 on."
