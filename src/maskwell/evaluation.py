@@ -91,10 +91,12 @@ def _measure_objects(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Meas
 def _measure_classes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
     scores = evaluate_classes(task, data, cfg.split, tile=cfg.tile, overlap=cfg.overlap)
     figures = {name: float(value) for name, value in scores.compute().items()}
+    confusion = scores.confusion
+    assert confusion is not None
     return _Measured(
         figures,
         {"background": scores.background},
-        lambda folder: semantic_results.write_confusion(scores.matrix, scores.categories, folder),
+        lambda folder: semantic_results.write_confusion(confusion, scores.categories, folder),
     )
 
 

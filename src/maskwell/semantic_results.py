@@ -18,17 +18,21 @@ from maskwell.metrics.segmentation import row_shares
 AREA_COLUMNS = ("image", "class", "pixels", "share")
 
 
-def write_confusion(matrix: Tensor, names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """``confusion.json`` (pixels, and shares of each true class) and ``confusion.png`` (the shares).
+def write_confusion(
+    matrix: Tensor, names: Sequence[str], folder: Path, name: str = "confusion"
+) -> dict[str, Path]:
+    """``<name>.json`` (pixels, and shares of each true class) and ``<name>.png`` (the shares).
 
     Args:
         matrix: int64 [C, C], true class by predicted class.
         names: of the classes.
+        folder: made where it is missing.
+        name: of both files.
 
     Returns:
         What was written, by what it is.
     """
-    files = {"confusion": folder / "confusion.json", "picture": folder / "confusion.png"}
+    files = {"confusion": folder / f"{name}.json", "picture": folder / f"{name}.png"}
     shares = row_shares(matrix)
     content = {"classes": list(names), "pixels": matrix.tolist(), "shares": shares.round(decimals=6).tolist()}
     coco_results.write(content, files["confusion"])

@@ -81,7 +81,9 @@ def test_agrees_with_torchmetrics() -> None:
     for one, other in pairs:
         metric.update([_prediction(one)], [_truth(other)])
     figures = metric.compute()
-    assert torch.equal(metric.matrix, matrix)
+    assert metric.confusion is not None and torch.equal(metric.confusion, matrix)
+    metric.reset()
+    assert torch.equal(metric.confusion, matrix)
     torch.testing.assert_close(torch.stack([figures[f"iou/{name}"] for name in "abcdef"]), jaccard)
     torch.testing.assert_close(figures["miou"], jaccard.mean())
 
@@ -160,7 +162,8 @@ def _rank(rank: int, rendezvous: str, out: str) -> None:
         metric.update([_prediction(found)], [_truth(true)])
     if rank == 1:
         idle.update([_prediction(pairs[0][0])], [_truth(pairs[0][1])])
-    torch.save([{k: float(v) for k, v in m.compute().items()} for m in (metric, idle)], f"{out}/{rank}.pt")
+    figures = [{k: float(v) for k, v in m.compute().items()} for m in (metric, idle)]
+    torch.save([*figures, metric.confusion], f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -170,5 +173,10 @@ def test_two_ranks_give_the_figures_of_one(tmp_path: Path) -> None:
     whole = [
         {name: float(value) for name, value in _scores(part, names).items()} for part in (pairs, pairs[:1])
     ]
+    alone = SegmentationScores(names)
+    for found, true in pairs:
+        alone.update([_prediction(found)], [_truth(true)])
     for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == whole
+        *figures, confusion = torch.load(tmp_path / f"{rank}.pt")
+        assert figures == whole
+        assert torch.equal(confusion, alone.matrix)

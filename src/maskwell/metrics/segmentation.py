@@ -55,18 +55,22 @@ class SegmentationScores(Metric):
     Args:
         categories: class names by label.
         background: whether class 0 takes part in the mean.
+
+    Attributes:
+        confusion: int64 [C, C] on the CPU, pixels by true class (row) and predicted class (column), over
+            all ranks, as of the last :meth:`compute`.
     """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
     matrix: Tensor
-    """int64 [C, C], pixels by true class (row) and predicted class (column), of this rank."""
 
     def __init__(self, categories: Sequence[str], background: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.categories = tuple(categories)
         self.background = background
+        self.confusion: Tensor | None = None
         count = len(self.categories)
         self.add_state("matrix", default=torch.zeros(count, count, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -87,7 +91,7 @@ class SegmentationScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``miou``, ``pixel_accuracy``, ``iou/<class>``, float32 scalars; what is undefined is left out."""
-        matrix = self.matrix.cpu()
+        matrix = self.confusion = self.matrix.to("cpu", copy=True)  # the sum over ranks, in here alone
         if not int(matrix.sum()):
             return {}
         ious = class_ious(matrix)

@@ -91,6 +91,11 @@ class BaseTask(LightningModule):
         """Whether its training batches hold unlabelled images too."""
         return False
 
+    @property
+    def confusion(self) -> Tensor | None:
+        """Of a semantic family: the last evaluation's pixels by true and predicted class, int64 [C, C]."""
+        return None
+
     def reset_progress(self) -> None:
         """Count from the start: a new run, from fresh or from given weights."""
         self.iteration = 0

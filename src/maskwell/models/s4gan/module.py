@@ -98,6 +98,11 @@ class S4Gan(BaseTask):
         """Whether its training batches must hold unlabelled images."""
         return self.recipe.unlabelled
 
+    @property
+    def confusion(self) -> Tensor | None:
+        """Pixels of the last evaluation by true class (row) and predicted class (column), int64 [C, C]."""
+        return self.scores.confusion
+
     def bind(self, *, categories: Sequence[str], optim: OptimiserFactory | None = None) -> None:
         """Take the class names and build the networks; both optimisers are the family's own (``rates``).
 
