@@ -32,8 +32,14 @@ class GradClip(Callback):
 
     def __init__(self, max_norm: float | Literal["auto"] | None = 1.0, window: int = 100) -> None:
         super().__init__()
-        if max_norm != "auto" and max_norm is not None and not (isinstance(max_norm, int | float) and max_norm > 0):
-            raise UserError(f"callbacks.grad_clip.max_norm is {max_norm}: use a positive number, auto or null.")
+        if (
+            max_norm != "auto"
+            and max_norm is not None
+            and not (isinstance(max_norm, int | float) and max_norm > 0)
+        ):
+            raise UserError(
+                f"callbacks.grad_clip.max_norm is {max_norm}: use a positive number, auto or null."
+            )
         self.auto = max_norm == "auto"
         self.max_norm = None if isinstance(max_norm, str) else max_norm
         self.window = window
