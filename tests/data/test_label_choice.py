@@ -71,10 +71,10 @@ def test_a_list_names_images_with_or_without_folder_and_suffix(tmp_path: Path) -
     [
         (
             "a_1\nx\ny\nz\nw\n",
-            r"labelled\.txt' names 4 images which are no training images: 'x', 'y', 'z', \.\.\.;",
+            r"labelled\.txt' names 4 images not among the training images: 'x', 'y', 'z', \.\.\.;",
         ),
-        ("twin\n", "names 1 image which several training images are called: 'twin'"),
-        ("bare\n", r"names 1 image which have no mask: 'train/bare\.png'"),
+        ("twin\n", "names 1 image by a name that several training images have: 'twin'"),
+        ("bare\n", r"names 1 image without a mask: 'train/bare\.png'"),
         ("\n", "names 0 images"),
     ],
 )

@@ -96,10 +96,10 @@ def _listed(files: Sequence[ImageFile], path: Path) -> list[int]:
         whole = PurePosixPath(file.name)
         for name in {file.name, whole.name, whole.stem}:
             places.setdefault(name, []).append(index)
-    _refuse(path, [n for n in names if n not in places], "which are no training images")
-    _refuse(path, [n for n in names if len(places[n]) > 1], "which several training images are called")
+    _refuse(path, [n for n in names if n not in places], "not among the training images")
+    _refuse(path, [n for n in names if len(places[n]) > 1], "by a name that several training images have")
     chosen = sorted({places[name][0] for name in names})
-    _refuse(path, [files[i].name for i in chosen if not files[i].labelled], "which have no mask")
+    _refuse(path, [files[i].name for i in chosen if not files[i].labelled], "without a mask")
     if not chosen:
         raise UserError(f"The list of labelled images '{path}' names 0 images.")
     return chosen
