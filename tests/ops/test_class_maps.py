@@ -22,14 +22,14 @@ def test_an_enlarged_map_is_interpolated_between_pixel_centres() -> None:
         np.testing.assert_allclose(mine, ndimage.map_coordinates(one, grid, order=1, mode="nearest"))
 
 
-def test_probabilities_are_averaged_where_windows_overlap() -> None:
+def test_probabilities_are_averaged_where_windows_overlap_the_inner_one_thrice_as_much() -> None:
     mean = Average((1, 4), 2)
-    mean.add(torch.tensor([[[0.9, 0.6, 0.6]], [[0.1, 0.4, 0.4]]]), (0, 0, 3, 1))
-    mean.add(torch.tensor([[[0.3, 0.5, 0.2]], [[0.7, 0.5, 0.8]]]), (1, 0, 3, 1))
-    torch.testing.assert_close(
-        mean.probabilities(), torch.tensor([[[0.9, 0.45, 0.55, 0.2]], [[0.1, 0.55, 0.45, 0.8]]])
-    )
-    assert mean.classes().tolist() == [[0, 1, 0, 1]]
+    mean.add(torch.tensor([[[0.9, 0.5, 0.6]], [[0.1, 0.5, 0.4]]]), (0, 0, 3, 1))
+    mean.add(torch.tensor([[[0.2, 0.3, 0.2]], [[0.8, 0.7, 0.8]]]), (1, 0, 3, 1))
+    # centres lie 0.5, 1.5 and 0.5 px from an edge
+    first = torch.tensor([[0.9, (1.5 * 0.5 + 0.5 * 0.2) / 2, (0.5 * 0.6 + 1.5 * 0.3) / 2, 0.2]])
+    torch.testing.assert_close(mean.probabilities(), torch.stack([first, 1 - first]))
+    assert mean.classes().tolist() == [[0, 1, 1, 1]]
 
 
 def test_order_of_windows_does_not_matter() -> None:
