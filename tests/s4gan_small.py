@@ -88,7 +88,7 @@ def train_batch(first: int = 0, count: int = 2) -> dict[str, Batch]:
 
 
 def make_task(recipe: str | Recipe = "sound", **more: Any) -> S4Gan:
-    """A task over the small backbone with its networks built; GroupNorm and no dropout unless told otherwise."""
+    """A task over the small backbone with its networks built; GroupNorm and no dropout by default."""
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     settings: dict[str, Any] = {
         "generator": GeneratorSpec(norm="group", width=16, dropout=0.0),

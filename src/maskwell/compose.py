@@ -229,7 +229,9 @@ def explain(
     )
     if unknown and "/" in unknown[1] and (conf_dir() / unknown[1]).is_dir():
         parent, _, child = unknown[1].rpartition("/")
-        return UserError(f"{unknown[1]}: the chosen {parent} has no '{child}' to choose; another {parent} may.")
+        return UserError(
+            f"{unknown[1]}: the chosen {parent} has no '{child}' to choose; another {parent} may."
+        )
     if unknown:
         key = unknown[1].replace("/", ".")
         known = _known(name, overrides, search)

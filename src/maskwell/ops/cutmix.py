@@ -36,7 +36,8 @@ def rectangles(
     columns = torch.arange(width, device=device) + 0.5
     in_rows = (rows >= y0[:, None]) & (rows < (y0 + tall * height)[:, None])
     in_columns = (columns >= x0[:, None]) & (columns < (x0 + wide * width)[:, None])
-    return in_rows[:, :, None] & in_columns[:, None, :] & (used < probability)[:, None, None]
+    inside: Tensor = in_rows[:, :, None] & in_columns[:, None, :] & (used < probability)[:, None, None]
+    return inside
 
 
 def mix(inside: Tensor, maps: Tensor) -> Tensor:

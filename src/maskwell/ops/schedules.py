@@ -17,8 +17,9 @@ def warmup_cosine(iteration: int, total: int, *, warmup: int, final_share: float
 
 
 def polynomial(iteration: int, total: int, *, power: float = 0.9) -> float:
-    """``(1 - iteration / total) ** power`` (DeepLab, Chen et al., 2018, sec. 4.1): 0 at ``total``, not before."""
-    return max(0.0, 1 - iteration / max(1, total)) ** power
+    """``(1 - iteration / total) ** power`` (DeepLab, Chen et al., 2018): 0 at ``total``, not before."""
+    share: float = max(0.0, 1 - iteration / max(1, total)) ** power
+    return share
 
 
 def ema_decay(iteration: int, final: float) -> float:

@@ -86,5 +86,5 @@ def test_where_the_prediction_is_right_and_sure_the_soft_map_is_the_prediction()
 
 @pytest.mark.parametrize("settings", [{"ndf": 0}, {"dropout": 1.0}])
 def test_impossible_sizes_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="model.discriminator"):
+    with pytest.raises(UserError, match=r"model\.discriminator"):
         DiscriminatorSpec(**settings)  # type: ignore[arg-type]

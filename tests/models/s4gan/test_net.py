@@ -25,14 +25,18 @@ from maskwell.models.s4gan.net import GeneratorSpec
 
 TINY: dict[str, tuple[PreTrainedConfig, tuple[int, int], int]] = {
     "resnet": (
-        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 2], layer_type="bottleneck"),
+        ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 2], layer_type="bottleneck"
+        ),
         (8, 32),
         16,
     ),
     "mobilenet_v2": (MobileNetV2Config(depth_multiplier=0.25, finegrained_output=False), (8, 320), 16),
     "convnext": (ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]), (8, 32), 32),
     "dinov2": (
-        Dinov2Config(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14),
+        Dinov2Config(
+            hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14
+        ),
         (16, 16),
         14,
     ),
@@ -96,7 +100,7 @@ def test_dilation_keeps_weights_and_lowers_the_stride(stride: int) -> None:
 
 
 def test_dilated_features_at_the_kept_places_are_those_of_the_strided_network() -> None:
-    """Dilation is the strided network evaluated more densely (Chen et al., 2018a, fig. 2)."""
+    """Dilation is the strided network evaluated more densely (Chen et al., 2018a)."""
     images = torch.randn(1, 3, 128, 128)
     strided, dilated = load("small", output_stride=32).eval(), load("small", output_stride=8).eval()
     sparse, dense = strided(images)[1], dilated(images)[1]
@@ -150,5 +154,5 @@ def test_a_stride_that_cannot_be_chosen_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"head": "unet"}, {"dropout": 1.0}, {"width": 4}])
 def test_bad_heads_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="model.generator"):
+    with pytest.raises(UserError, match=r"model\.generator"):
         GeneratorSpec(**settings)  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from s4gan_small import RECIPES, doubled, make_batch, make_task, train_batch
 from torch import Tensor, nn
 
 from maskwell.data.sample import Batch
@@ -17,6 +16,7 @@ from maskwell.models.s4gan.module import S4Gan
 from maskwell.models.s4gan.objective import Losses, Networks
 from maskwell.models.s4gan.optimisation import set_gradients
 from maskwell.models.s4gan.recipe import Recipe
+from s4gan_small import RECIPES, doubled, make_batch, make_task, train_batch
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)[:, None, None]

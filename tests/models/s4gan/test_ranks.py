@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning import Callback, Trainer
-from s4gan_small import SyntheticStreams, make_task
 
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.models.s4gan.recipe import Recipe
+from s4gan_small import SyntheticStreams, make_task
 
 ITERATIONS = 3
 

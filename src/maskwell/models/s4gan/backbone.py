@@ -102,7 +102,8 @@ def load(name: str, *, norm: Norm, output_stride: int | None, seed: int) -> Back
     kind = str(model.config.model_type)
     if output_stride is not None and kind not in DILATED:
         raise UserError(
-            f"model.generator.output_stride={output_stride}: a backbone of the kind {kind} has its own; set it to null."
+            f"model.generator.output_stride={output_stride}: a backbone of the kind {kind} has its own; "
+            "set it to null."
         )
     if kind == "resnet":
         dilate_resnet(model, output_stride or DILATED[kind])
@@ -125,8 +126,8 @@ def _pretrained(name: str, output_stride: int | None) -> nn.Module:
         name = str(Path(name).expanduser())
         if not (Path(name) / "config.json").is_file():
             raise UserError(
-                f"model.generator.backbone={name}: no config.json there; a backbone is a directory in Hub layout, a Hub "
-                "name such as microsoft/resnet-50, or small."
+                f"model.generator.backbone={name}: no config.json there; a backbone is a directory in Hub "
+                "layout, a Hub name such as microsoft/resnet-50, or small."
             )
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -157,8 +158,9 @@ def _explain(name: str, error: Exception) -> str:
     if Path(name).is_dir():
         return f"model.generator.backbone={name}: the directory could not be read as a backbone ({first})."
     return (
-        f"model.generator.backbone={name}: neither a local directory nor reachable on the Hub from here; check the "
-        "spelling and the connection, download it and give the directory, or use model.generator.backbone=small."
+        f"model.generator.backbone={name}: neither a local directory nor reachable on the Hub from here; "
+        "check the spelling and the connection, download it and give the directory, or use "
+        "model.generator.backbone=small."
     )
 
 
@@ -172,7 +174,8 @@ def dilate_resnet(model: nn.Module, output_stride: int) -> None:
         raise UserError(f"model.generator.output_stride={output_stride}: give 8, 16, 32 or null.")
     rate = 1
     kept = int(math.log2(output_stride // 4))  # stages 2 to 4 halve; the stem and stage 1 leave stride 4
-    for stage in list(model.encoder.stages)[kept + 1 :]:
+    encoder: Any = model.encoder
+    for stage in list(encoder.stages)[kept + 1 :]:
         before, rate = rate, rate * 2
         for place, layer in enumerate(stage.layers):
             for conv in (module for module in layer.modules() if isinstance(module, nn.Conv2d)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,9 @@ class DiscriminatorSpec:
 
     def __post_init__(self) -> None:
         if self.ndf < 1:
-            raise UserError(f"model.discriminator.ndf={self.ndf}: give at least one channel, 64 as in the paper.")
+            raise UserError(
+                f"model.discriminator.ndf={self.ndf}: give one channel or more, 64 as in the paper."
+            )
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.discriminator.dropout={self.dropout}: give a share in [0, 1).")
 
@@ -35,7 +38,7 @@ class DiscriminatorSpec:
 class Discriminator(nn.Module):
     """Four convolutions of stride 2 over image and class map, a global mean, one logit.
 
-    (Mittal et al., 2021, sec. 3.1; the mean is global here, so that any input size will do.)
+    (Mittal et al., 2021; the mean is global here, so that any input size will do.)
 
     Args:
         classes: C.
@@ -49,7 +52,7 @@ class Discriminator(nn.Module):
         normed = spectral_norm if spectral else (lambda layer: layer)
         self.layers = nn.ModuleList(
             normed(nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1))
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.classifier = normed(nn.Linear(widths[-1], 1))
         self.dropout = spec.dropout
@@ -76,7 +79,7 @@ def real_maps(labels: Tensor, predicted: Tensor, *, confidence: float, fill_void
 
     Predictions are never exactly 0 or 1 and never all zero, so hard maps of real labels betray
     themselves. The labelled class gets at least ``confidence`` and the others share the rest as they do
-    in the prediction (Luc et al., 2016, sec. 3.2); where the prediction is right and surer than that,
+    in the prediction (Luc et al., 2016); where the prediction is right and surer than that,
     the two maps are the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""The losses of S4GAN as pure functions (Mittal et al., 2021, sec. 3), divided over all ranks.
+"""The losses of S4GAN as pure functions (Mittal et al., 2021), divided over all ranks.
 
 Every term is such that the mean over data-parallel ranks, with batches of the same size, is the
 term of one process with all images.

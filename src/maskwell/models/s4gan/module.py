@@ -191,7 +191,9 @@ class S4Gan(BaseTask):
             networks, batch["labelled"], unlabelled, self.iteration, self.tally.mean_confidence
         )
 
-    def _reduced(self, losses: Losses, unlabelled: Batch | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _reduced(
+        self, losses: Losses, unlabelled: Batch | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parts and facts of all ranks; what was learnt of pseudo-labels goes into the tally."""
         parts = {**losses.parts, "loss_g": losses.generator}
         values = torch.stack([value.detach().float() for value in parts.values()])
@@ -264,7 +266,8 @@ class S4Gan(BaseTask):
         known = tuple(checkpoint["categories"])
         if self.categories and known != self.categories:
             raise UserError(
-                f"the checkpoint knows the classes {', '.join(known)}, the data has {', '.join(self.categories)}."
+                f"the checkpoint knows the classes {', '.join(known)}, the data has "
+                f"{', '.join(self.categories)}."
             )
         self._build(len(known))
         self.categories = known
@@ -300,5 +303,7 @@ def _predictions(probabilities: Tensor, batch: Batch) -> list[Prediction]:
 def _score(scores: SegmentationScores, predictions: list[Prediction], batch: Batch) -> None:
     truths = [sample.truth for sample in batch.samples]
     if any(truth is None or truth.semantic is None for truth in truths):
-        raise UserError("model=s4gan is scored on class maps; this data has none: use data=semi or data=semantic.")
+        raise UserError(
+            "model=s4gan is scored on class maps; this data has none: use data=semi or data=semantic."
+        )
     scores.update(predictions, [truth for truth in truths if truth is not None])

@@ -77,18 +77,20 @@ def build(spec: GeneratorSpec, backbone: Backbone, classes: int, seed: int) -> G
 
 
 class AsppV2(nn.Module):
-    """Sum of four dilated classifiers on the deep features (Chen et al., 2018a, fig. 7)."""
+    """Sum of four dilated classifiers on the deep features (Chen et al., 2018a)."""
 
     def __init__(self, backbone: Backbone, classes: int, dropout: float) -> None:
         super().__init__()
         rates = [max(1, 8 * rate // backbone.stride) for rate in (6, 12, 18, 24)]  # given for stride 8
         self.dropout = nn.Dropout2d(dropout)
-        self.branches = nn.ModuleList(
+        branches = [
             nn.Conv2d(backbone.channels[1], classes, 3, padding=rate, dilation=rate) for rate in rates
-        )
-        for branch in self.branches:
+        ]
+        for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
+            assert branch.bias is not None
             nn.init.zeros_(branch.bias)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, fine: Tensor, deep: Tensor) -> Tensor:
         deep = self.dropout(deep)

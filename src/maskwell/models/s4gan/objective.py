@@ -1,6 +1,6 @@
 """One iteration of S4GAN as losses: what the generator and the discriminator minimise on a batch.
 
-The algorithm (Mittal et al., 2021, alg. 1) puts four batches through the discriminator: predictions and
+The algorithm (Mittal et al., 2021) puts four batches through the discriminator: predictions and
 labels for the generator's feature matching, and both again for the discriminator's own loss. Here each
 goes through once; :func:`~maskwell.models.s4gan.optimisation.set_gradients` reads both gradients from it.
 """
@@ -22,7 +22,7 @@ from maskwell.ops import cutmix
 from maskwell.ops.views import strong_view
 
 R1_EVERY = 16
-"""Iterations between two gradient penalties, each weighted by this (lazy regularisation, Karras et al., 2020)."""
+"""Iterations between two gradient penalties, each weighted by this (Karras et al., 2020)."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class Objective:
         if unlabelled is None:
             return Losses(entropy, parts=parts)
         with parametrize.cached():  # one power iteration, and the same weights for both batches
-            return self._with_unlabelled(networks, labelled, logits, unlabelled, iteration, mean_confidence, parts)
+            return self._with_unlabelled(
+                networks, labelled, logits, unlabelled, iteration, mean_confidence, parts
+            )
 
     def _with_unlabelled(
         self,
@@ -189,7 +191,8 @@ class Objective:
         if self.recipe.strong_views:
             view = strong_view(unlabelled.images, self.spec.mean, self.spec.std)
             view = view * unlabelled.pixel_mask[:, None]
-            inside = cutmix.rectangles(len(view), view.shape[-2:], self.recipe.cutmix, view.device)
+            height, width = view.shape[-2:]
+            inside = cutmix.rectangles(len(view), (height, width), self.recipe.cutmix, view.device)
             labels = cutmix.mix(inside, labels)
             logits = generator(cutmix.mix(inside, view))
         elif logits is None:

@@ -26,7 +26,9 @@ class PseudoLabels:
         return (self.labels != IGNORE).flatten(1).any(1).sum()
 
 
-def choose(probabilities: Tensor, valid: Tensor, gate: Tensor | None, thresholds: Tensor | None) -> PseudoLabels:
+def choose(
+    probabilities: Tensor, valid: Tensor, gate: Tensor | None, thresholds: Tensor | None
+) -> PseudoLabels:
     """The likeliest class of each pixel that is valid, in a chosen image, and sure enough.
 
     Args:
@@ -45,7 +47,7 @@ def choose(probabilities: Tensor, valid: Tensor, gate: Tensor | None, thresholds
 
 
 def image_gate(logits: Tensor, threshold: float) -> Tensor:
-    """bool [B]: the sigmoid of the discriminator's logits [B] exceeds ``threshold`` (Mittal et al., eq. 6)."""
+    """bool [B]: the sigmoid of the discriminator's logits [B] exceeds ``threshold``."""
     return logits.detach().sigmoid() > threshold
 
 

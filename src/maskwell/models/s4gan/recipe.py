@@ -75,10 +75,14 @@ class Recipe:
             )
         if self.threshold_st is not None and not self.adversarial:
             raise UserError(
-                f"model.recipe.threshold_st={self.threshold_st} asks a discriminator, and this recipe has none: "
-                "set it to null, or choose model/recipe=sound or guide."
+                f"model.recipe.threshold_st={self.threshold_st} asks a discriminator, and this recipe has "
+                "none: set it to null, or choose model/recipe=sound or guide."
             )
         if self.cutmix and not self.strong_views:
-            raise UserError("model.recipe.cutmix mixes strong views: set model.recipe.strong_views=true, or cutmix=0.")
+            raise UserError(
+                "model.recipe.cutmix mixes strong views: set model.recipe.strong_views=true, or cutmix=0."
+            )
         if self.class_wise and self.pixel_threshold is None:
-            raise UserError("model.recipe.class_wise lowers model.recipe.pixel_threshold, which is null: give it.")
+            raise UserError(
+                "model.recipe.class_wise lowers model.recipe.pixel_threshold, which is null: give it."
+            )

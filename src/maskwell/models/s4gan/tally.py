@@ -65,9 +65,7 @@ class PseudoTally(nn.Module):
         images, of, chosen, valid, right, checked = numbers
         self.pixels += pixels.round().long()
         self.checked += torch.stack([right, checked]).round().long()
-        self.mean_confidence.copy_(
-            pseudo.running_mean(self.mean_confidence, sums, seen, CONFIDENCE_DECAY)
-        )
+        self.mean_confidence.copy_(pseudo.running_mean(self.mean_confidence, sums, seen, CONFIDENCE_DECAY))
         share = chosen / valid.clamp(min=1)
         return {"st_count": images, "st_of": of, "st_share": share}
 
