@@ -189,8 +189,9 @@ def summary(runs: Mapping[int, Result]) -> Result:
     if len(scores) > 1:
         figures["miou.std"] = statistics.stdev(scores)
         figures |= {f"miou.seed_{seed}": run["miou"] for seed, run in runs.items()}
-    for name in (name for name in next(iter(runs.values())) if name.startswith("iou/")):
-        figures[name.replace("/", ".")] = statistics.mean(run[name] for run in runs.values())
+    for name in sorted(set.intersection(*(set(run) for run in runs.values()))):
+        if name.startswith("iou/"):
+            figures[name.replace("/", ".")] = statistics.mean(run[name] for run in runs.values())
     figures["minutes"] = statistics.mean(run["minutes"] for run in runs.values())
     return figures
 

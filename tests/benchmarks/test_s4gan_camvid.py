@@ -105,6 +105,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
 
 
 def test_the_trainings_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MASKWELL_DATA", str(tmp_path))
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(s4gan_camvid, "recipe_of", lambda _, *overrides: asked.append(overrides) or "")
     for study, recipe in zip(STUDIES, RECIPES, strict=False):
