@@ -10,10 +10,12 @@ PY     := .venv/bin/python
 READY  := .venv/.ready
 BENCH  ?= coco_map loader mask_loss prompts
 QUICK  ?= --quick
+MODEL  ?= s4gan
+COMPARE_s4gan := s4gan_camvid
 BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict test smoke lint type data-check bench results clean
+.PHONY: help train eval predict compare test smoke lint type data-check bench results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -38,6 +40,10 @@ eval: $(READY)  ## score a checkpoint (ARGS="ckpt=runs/sam_lora/...")
 
 predict: $(READY)  ## masks for images (ARGS="ckpt=... input=IMAGE_OR_FOLDER prompt=nucleus")
 	@$(PY) predict.py $(ARGS)
+
+compare: $(READY)  ## a family's recipes beside their controls, resumable (MODEL=s4gan, ARGS="--only 1_8.sound")
+	@test -n "$(COMPARE_$(MODEL))" || { echo "error: MODEL=$(MODEL) has no comparison; there is s4gan." >&2; exit 2; }
+	@$(PY) -m benchmarks.$(COMPARE_$(MODEL)) $(ARGS)
 
 test: $(READY)  ## all tests (ARGS="tests/test_cli.py -k typo")
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from scipy import stats
 
 Result = dict[str, Any]
 
 
-def best_rate(runs: Mapping[float, Result]) -> float:
-    """The rate with the best map_50 on val; of equal ones the smallest."""
-    return max(sorted(runs), key=lambda rate: float(runs[rate]["val_map_50"]))
+def best_rate(runs: Mapping[float, Result], metric: str = "val_map_50") -> float:
+    """The rate with the best metric on val; of equal ones the smallest."""
+    return max(sorted(runs), key=lambda rate: float(runs[rate][metric]))
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], metric: str) -> dict[str, float]:
+    """Mean of first - second over pairs (runs of one seed), with its 95 % t-interval from two pairs on."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    mean = statistics.mean(differences)
+    if len(differences) < 2:
+        return {metric: mean}
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return {metric: mean, f"{metric}.low": mean - reach, f"{metric}.high": mean + reach}
 
 
 def over_seeds(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

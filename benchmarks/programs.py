@@ -109,21 +109,29 @@ class Programs:
         return found
 
     def _train(self, folder: Path, arguments: Sequence[str]) -> Result:
-        resumes = (folder / "checkpoints" / "last.ckpt").is_file()
-        if not resumes:
-            shutil.rmtree(folder, ignore_errors=True)  # cut off before its first checkpoint
-        start("train.py", *training_arguments(folder, arguments, resumes))
-        sessions = json.loads((folder / "record.json").read_text())["sessions"]
-        ended = [session for session in sessions if "minutes" in session]  # one that is killed tells nothing
+        costs = training(folder, arguments)
         trained = _trained_parameters(folder)
         return {
-            "folder": relative(folder),
+            **costs,
             "val_map_50": best_val((folder / "metrics.csv").read_text()),
-            "minutes": sum(session["minutes"] for session in ended),
-            "peak_gib": max(session["peak_memory_gib"]["process"] for session in ended),
             "trainable_parameters": trained,
             "trainable_share": trained / self.base.parameters,
         }
+
+
+def training(folder: Path, arguments: Sequence[str]) -> Result:
+    """Run ``train.py`` in ``folder``, or the rest of a run that was cut off there; what it cost."""
+    resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+    if not resumes:
+        shutil.rmtree(folder, ignore_errors=True)  # cut off before its first checkpoint
+    start("train.py", *training_arguments(folder, arguments, resumes))
+    sessions = json.loads((folder / "record.json").read_text())["sessions"]
+    ended = [session for session in sessions if "minutes" in session]  # one that is killed tells nothing
+    return {
+        "folder": relative(folder),
+        "minutes": sum(session["minutes"] for session in ended),
+        "peak_gib": max(session["peak_memory_gib"]["process"] for session in ended),
+    }
 
 
 @cache
@@ -146,10 +154,10 @@ def training_arguments(folder: Path, arguments: Sequence[str], resumes: bool) ->
     return [f"ckpt_path={folder}"] if resumes else [*arguments, f"paths.run_dir={folder}"]
 
 
-def best_val(table: str) -> float:
-    """The best val/map_50 in the text of a run's metrics.csv."""
+def best_val(table: str, metric: str = "val/map_50") -> float:
+    """The best value of a metric in the text of a run's metrics.csv."""
     rows = csv.DictReader(table.splitlines())
-    return max(float(row["val/map_50"]) for row in rows if row.get("val/map_50"))
+    return max(float(row[metric]) for row in rows if row.get(metric))
 
 
 def start(script: str, *arguments: str) -> None:

@@ -14,7 +14,7 @@ from maskwell.models.base import BaseTask
 
 CONF = compose.conf_dir()
 
-NEEDED = {"data=coco": ["data.root=x"], "data=semantic": ["data.root=x"]}
+NEEDED = {f"data={kind}": ["data.root=x"] for kind in ("coco", "semantic", "semi")}
 """Keys without a default, by choice."""
 
 

@@ -1,4 +1,4 @@
-"""The Python interface: ``maskwell.load(ckpt).predict(image, prompt="nucleus")``."""
+"""The Python interface: ``maskwell.load(ckpt).predict(image, prompt="nucleus")``, or ``.segment(image)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from maskwell import draw, restore
+from maskwell import draw, restore, semantic_results
 from maskwell.data.images import from_pil, read_image
 from maskwell.data.sample import Prediction, Prompt
 from maskwell.errors import UserError
@@ -77,20 +77,78 @@ class Detections:
         return draw.overlay(self.image, self.prediction, self.prompts, max_side=_OVERLAY_SIDE)
 
 
+@dataclass(frozen=True)
+class ClassMap:
+    """The class of every pixel of one image.
+
+    ``image`` uint8 RGB [H, W, 3]; ``categories``: the names of the classes; ``classes`` int64 [H, W],
+    indices into them.
+    """
+
+    image: NDArray[np.uint8]
+    categories: tuple[str, ...]
+    classes: Tensor
+
+    def areas(self) -> dict[str, int]:
+        """Pixels of every class."""
+        return semantic_results.areas(self.classes, self.categories)
+
+    def overlay(self) -> NDArray[np.uint8]:
+        """The image tinted by class, with a legend, uint8 [h, w, 3], enlarged where it is small."""
+        prediction = Prediction.of_classes(self.classes)
+        return draw.overlay(self.image, prediction, self.categories, max_side=_OVERLAY_SIDE)
+
+
 _OVERLAY_SIDE = 4096  # px; larger images are drawn smaller
 
 
 class Model:
-    """A model ready to answer prompts about images.
+    """A model ready to answer prompts about images, or to give every pixel a class.
 
     Args:
         task: on its device.
-        phrases: what is asked where the caller gives no prompt.
+        phrases: what is asked where the caller gives no prompt; the classes of a semantic task.
     """
 
     def __init__(self, task: BaseTask, phrases: Sequence[str] = ()) -> None:
         self.task = task
         self.phrases = tuple(phrases)
+
+    def segment(
+        self, image: Picture, *, tile: int | None = None, overlap: float = OVERLAP, batch_size: int = 8
+    ) -> ClassMap:
+        """The class of every pixel; of semantic models (s4gan).
+
+        Args:
+            image: path, PIL image or uint8 RGB [H, W, 3].
+            tile: side in px of the windows into which a large image is cut; None: the whole image.
+            overlap: least share of a tile that its neighbour sees too; probabilities are averaged there.
+            batch_size: tiles that go through the network at once.
+
+        Raises:
+            UserError: the image cannot be read, or the model finds objects.
+        """
+        [found] = self.segment_all([image], tile=tile, overlap=overlap, batch_size=batch_size)
+        return found
+
+    def segment_all(
+        self,
+        images: Iterable[Picture],
+        *,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
+    ) -> Iterator[ClassMap]:
+        """:meth:`segment` for many images, in order; they are read as needed."""
+        if not self.task.semantic:
+            raise UserError("This model finds objects and has no classes of pixels: use predict().")
+        waiting: deque[Request] = deque()
+        answers = predict_images(
+            self.task, _requests(images, (), waiting), tile=tile, overlap=overlap, batch_size=batch_size
+        )
+        for prediction in answers:
+            assert prediction.semantic is not None
+            yield ClassMap(waiting.popleft().image, self.phrases, prediction.semantic)
 
     def predict(
         self,
@@ -131,20 +189,17 @@ class Model:
         batch_size: int = 8,
     ) -> Iterator[Detections]:
         """:meth:`predict` for many images, in order; they are read as needed."""
+        if self.task.semantic:
+            raise UserError("This model gives every pixel a class and finds no objects: use segment().")
         texts = self._texts(prompt)
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold={threshold} is no score between 0 and 1.")
         prompts = tuple(Prompt(text, (), label) for label, text in enumerate(texts))
         waiting: deque[Request] = deque()
-
-        def requests() -> Iterator[Request]:
-            for image in images:
-                waiting.append(Request(_pixels(image), prompts))
-                yield waiting[-1]
-
-        for prediction in predict_images(
-            self.task, requests(), tile=tile, overlap=overlap, batch_size=batch_size
-        ):
+        answers = predict_images(
+            self.task, _requests(images, prompts, waiting), tile=tile, overlap=overlap, batch_size=batch_size
+        )
+        for prediction in answers:
             best = float(prediction.scores.max()) if len(prediction.scores) else 0.0
             yield Detections(waiting.popleft().image, texts, _above(prediction, threshold), best)
 
@@ -182,6 +237,15 @@ def from_restored(restored: restore.Restored, device: str | torch.device | None 
 def _phrases(cfg: DictConfig, categories: Sequence[str]) -> tuple[str, ...]:
     rename = OmegaConf.select(cfg, "data.prompts.rename") or {}
     return tuple(str(rename.get(name, name)) for name in categories)
+
+
+def _requests(
+    images: Iterable[Picture], prompts: tuple[Prompt, ...], waiting: deque[Request]
+) -> Iterator[Request]:
+    """Requests as they are needed; those that are not answered yet are in ``waiting``."""
+    for image in images:
+        waiting.append(Request(_pixels(image), prompts))
+        yield waiting[-1]
 
 
 def _pixels(image: Picture) -> NDArray[np.uint8]:

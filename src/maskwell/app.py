@@ -112,6 +112,7 @@ def _trainer(run: session.Session, task: BaseTask) -> Trainer:
     last = run.folder / "checkpoints" / "last.ckpt"
     return build.trainer(
         run.cfg,
+        task,
         callbacks=[*configured, StepSeed(run.cfg.seed), GracefulInterrupt(last)],
         logger=build.loggers(run.cfg) or False,
         plugins=[checkpoint.AtomicCheckpointIO(task.family, run.resolved)],

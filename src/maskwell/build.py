@@ -48,7 +48,12 @@ def task(cfg: DictConfig) -> BaseTask:
 def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     """The data, in the geometry that ``built`` wants; tells the task its categories and optimiser."""
     data = _build(cfg.data, "data")
-    data.bind(built.input_spec, promptable=built.promptable, knows_scenes=built.knows_scenes)
+    data.bind(
+        built.input_spec,
+        promptable=built.promptable,
+        knows_scenes=built.knows_scenes,
+        unlabelled=built.needs_unlabelled,
+    )
     data.setup()
     optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained
     built.bind(categories=data.categories, optim=optim)
@@ -66,11 +71,13 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     return _build_entries(cfg.logger, "logger")
 
 
-def trainer(cfg: DictConfig, **more: Any) -> lightning.Trainer:
+def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> lightning.Trainer:
     """The Trainer; ``more`` (callbacks, loggers, plugins, ...) goes on top of the group ``trainer``.
 
+    Where the run of ``task`` is counted in iterations, its own keys say how long it is.
+
     Raises:
-        UserError: where ``trainer.devices`` asks for more than there is.
+        UserError: where ``trainer.devices`` asks for more than there is, or a key does not fit the task.
     """
     node = OmegaConf.create(OmegaConf.to_container(cfg.trainer, resolve=True))
     assert isinstance(node, DictConfig)
@@ -78,7 +85,28 @@ def trainer(cfg: DictConfig, **more: Any) -> lightning.Trainer:
     _check_devices(accelerator, node.devices)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
+    if node.get("sync_batchnorm") and accelerator == "cpu":
+        raise UserError(
+            "trainer.sync_batchnorm=true works on GPUs only: set it to false, or use GroupNorm "
+            "(model.generator.norm=group)."
+        )
+    if task is not None and task.iterations is not None:
+        _count_iterations(node, task.iterations, task.evaluate_every)
     return _build(node, "trainer", **more)
+
+
+def _count_iterations(node: DictConfig, iterations: int, evaluate_every: int | None) -> None:
+    """One epoch of ``iterations`` batches; validation counts batches too."""
+    if node.max_steps > 0:
+        raise UserError(
+            f"trainer.max_steps={node.max_steps} counts the steps of every optimiser: give "
+            f"model.iterations={node.max_steps} instead."
+        )
+    limit = node.limit_train_batches
+    length = min(iterations, limit) if isinstance(limit, int) else max(1, int(iterations * limit))
+    node.max_epochs = 1
+    node.val_check_interval = min(evaluate_every or length, length)
+    node.check_val_every_n_epoch = None
 
 
 def _accelerator(wanted: str) -> str:

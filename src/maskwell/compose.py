@@ -227,6 +227,11 @@ def explain(
         or re.search(r"Could not delete from config\. '([^']+)'", text)
         or re.search(r"Key '[^']+' not in '\w+'.*?full_key: (\S+)", text)
     )
+    if unknown and "/" in unknown[1] and (conf_dir() / unknown[1]).is_dir():
+        parent, _, child = unknown[1].rpartition("/")
+        return UserError(
+            f"{unknown[1]}: the chosen {parent} has no '{child}' to choose; another {parent} may."
+        )
     if unknown:
         key = unknown[1].replace("/", ".")
         known = _known(name, overrides, search)

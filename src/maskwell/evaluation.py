@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from maskwell import build, coco_results, restore, results, runs
+from maskwell import build, coco_results, restore, results, runs, semantic_results
 from maskwell.data.datamodule import DataModule
 from maskwell.data.dataset import truth_of
 from maskwell.data.prompts import phrase_prompts
@@ -24,6 +25,7 @@ from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
 from maskwell.metrics.coco_map import PHRASES, CocoMap
 from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
+from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP
 
@@ -44,36 +46,58 @@ def evaluate(cfg: DictConfig, origin: runs.Origin | None = None) -> dict[str, fl
         raise UserError(f"split={cfg.split} is none of {', '.join(SPLITS)}.{nearest(str(cfg.split), SPLITS)}")
     task, used, path = _task(cfg, origin or runs.Origin())
     data = build.datamodule(used, task)
+    task = task.to(restore.best_device())
+    measure = _measure_classes if task.semantic else _measure_objects
+    measured = measure(cfg, task, data)
+    folder = Path(cfg.output) if cfg.output else _folder(path)
+    content = {
+        "model": str(path) if path else str(used.model.get("base", used.model._target_)),
+        "split": cfg.split,
+        "images": data.source.size(cfg.split),
+        "tile": cfg.tile,
+        "overlap": cfg.overlap,
+        **measured.settings,
+        "metrics": measured.figures,
+    }
+    coco_results.write(content, folder / "metrics.json")
+    _show(content, {"metrics": folder / "metrics.json", **measured.write(folder)})
+    return measured.figures
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """``figures`` by name; ``settings`` they depend on; ``write`` puts what is behind them into a folder."""
+
+    figures: dict[str, float]
+    settings: dict[str, Any]
+    write: Callable[[Path], dict[str, Path]]
+
+
+def _measure_objects(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
     annotations: list[dict[str, Any]] = []
 
     def keep(record: Record, prediction: Prediction) -> None:
         annotations.extend(coco_results.entries(prediction, record.image_id, data.category_ids))
 
-    figures = evaluate_task(
-        task.to(restore.best_device()),
-        data,
-        cfg.split,
-        tile=cfg.tile,
-        overlap=cfg.overlap,
-        max_dets=cfg.max_dets,
-        on_image=keep,
+    def write(folder: Path) -> dict[str, Path]:
+        coco_results.write(annotations, folder / "predictions.json")
+        return {"predictions": folder / "predictions.json"}
+
+    windows = {"tile": cfg.tile, "overlap": cfg.overlap}
+    figures = evaluate_task(task, data, cfg.split, max_dets=cfg.max_dets, on_image=keep, **windows)
+    return _Measured(figures, {"max_dets": list(cfg.max_dets), "min_score": MIN_SCORE}, write)
+
+
+def _measure_classes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
+    scores = evaluate_classes(task, data, cfg.split, tile=cfg.tile, overlap=cfg.overlap)
+    figures = {name: float(value) for name, value in scores.compute().items()}
+    confusion = scores.confusion
+    assert confusion is not None
+    return _Measured(
+        figures,
+        {"background": scores.background},
+        lambda folder: semantic_results.write_confusion(confusion, scores.categories, folder),
     )
-    folder = Path(cfg.output) if cfg.output else _folder(path)
-    name = str(path) if path else str(used.model.get("base", used.model._target_))
-    content = {
-        "model": name,
-        "split": cfg.split,
-        "images": data.source.size(cfg.split),
-        "tile": cfg.tile,
-        "overlap": cfg.overlap,
-        "max_dets": list(cfg.max_dets),
-        "min_score": MIN_SCORE,
-        "metrics": figures,
-    }
-    coco_results.write(content, folder / "metrics.json")
-    coco_results.write(annotations, folder / "predictions.json")
-    _show(content, folder)
-    return figures
 
 
 def evaluate_task(
@@ -106,9 +130,47 @@ def evaluate_task(
         ``map``, ``map_50``, ..., ``ap/<category>``, ``bbox_map``, ..., ``pmf1``, ``il_mcc``, ``cgf1``,
         ``detections_per_image``, ``max_confidence``: what is defined on this data.
     """
+    metrics = _Metrics(data.categories, max_dets)
+    for record, prompts, prediction in _answered(task, data, split, tile, overlap, batch_size):
+        metrics.update(prediction, truth_of(record), prompts)
+        if on_image is not None:
+            on_image(record, prediction)
+    return metrics.compute()
+
+
+def evaluate_classes(
+    task: BaseTask,
+    data: DataModule,
+    split: Split = "test",
+    *,
+    tile: int | None = None,
+    overlap: float = OVERLAP,
+    batch_size: int | None = None,
+) -> SegmentationScores:
+    """Confusion matrix, mean IoU and class IoUs of a semantic task on the whole images of a split.
+
+    Args as those of :func:`evaluate_task`; class probabilities are averaged where windows overlap.
+
+    Raises:
+        UserError: the data has no class maps, or no images in ``split``.
+    """
+    scores = SegmentationScores(data.categories, task.background)
+    for record, _, prediction in _answered(task, data, split, tile, overlap, batch_size):
+        if record.semantic is None:
+            raise UserError(
+                f"{record.file_name}: the data has objects and no class maps; use data=semantic, or "
+                "data=semi with the folder."
+            )
+        scores.update([prediction], [truth_of(record)])
+    return scores
+
+
+def _answered(
+    task: BaseTask, data: DataModule, split: Split, tile: int | None, overlap: float, batch_size: int | None
+) -> Iterator[tuple[Record, tuple[Prompt, ...], Prediction]]:
+    """Every image of a split with what was asked about it and what the task says."""
     if not data.source.size(split):
         raise UserError(f"The data has no images in the split '{split}'.")
-    metrics = _Metrics(data.categories, max_dets)
     waiting: deque[tuple[Record, tuple[Prompt, ...]]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -117,20 +179,11 @@ def evaluate_task(
             waiting.append((record, prompts))
             yield Request(record.image, prompts)
 
-    answers = predict_images(
-        task,
-        requests(),
-        tile=tile,
-        overlap=overlap,
-        batch_size=batch_size or data.eval_batch_size,
-        min_score=MIN_SCORE,
-    )
-    for prediction in answers:
-        record, prompts = waiting.popleft()
-        metrics.update(prediction, truth_of(record), prompts)
-        if on_image is not None:
-            on_image(record, prediction)
-    return metrics.compute()
+    size = batch_size or data.eval_batch_size
+    for prediction in predict_images(
+        task, requests(), tile=tile, overlap=overlap, batch_size=size, min_score=MIN_SCORE
+    ):
+        yield *waiting.popleft(), prediction
 
 
 class _Metrics:
@@ -212,10 +265,11 @@ def _folder(path: Path | None) -> Path:
     return runs.create(run or Path(), "evaluations", datetime.now())
 
 
-def _show(content: dict[str, Any], folder: Path) -> None:
+def _show(content: dict[str, Any], files: dict[str, Path]) -> None:
     column = {"trained": content["metrics"], "labels": {"trained": "value"}}
     Console().print(results.table({"split": content["split"], "images": content["images"], **column}))
     for name, value in content["metrics"].items():
-        if name.startswith("ap/"):
+        if name.startswith(("ap/", "iou/")):
             print(f"{name:<24}{value:.4f}")
-    print(f"metrics:     {folder / 'metrics.json'}\npredictions: {folder / 'predictions.json'}")
+    for name, path in files.items():
+        print(f"{name + ':':<13}{path}")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from maskwell import tiling
-from maskwell.data.sample import Geometry, Prediction, Prompt, Sample, collate
+from maskwell.data.sample import Batch, Geometry, Prediction, Prompt, Sample, collate
 from maskwell.data.source import Window
 from maskwell.data.transforms import content_size, network_image
 from maskwell.models.base import BaseTask
 from maskwell.ops import masks as mask_ops
+from maskwell.ops.class_maps import Average, to_window
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """One prediction per request, in order, in the frame of its image; requests are read as needed.
 
-    Batches are filled across images. The task is put into evaluation mode and back.
+    Batches are filled across images. The task is put into evaluation mode and back. Detections of
+    overlapping windows are merged object by object, class probabilities of a semantic task are
+    averaged pixel by pixel.
 
     Args:
         task: on the device where it shall run.
@@ -57,35 +62,65 @@ def predict_images(
     try:
         jobs = _jobs(task, requests, tile, overlap)
         while batch := list(islice(jobs, batch_size)):
-            for job, prediction in zip(batch, _answer(task, [job.sample for job in batch]), strict=True):
-                answers = job.whole.answers
-                answers.append(_kept(prediction, min_score))
-                if len(answers) == len(job.whole.windows):
-                    yield tiling.merge(job.whole.windows, answers, job.whole.size)
+            for job, answer in zip(batch, _answers(task, [job.sample for job in batch]), strict=True):
+                job.whole.add(_kept(answer, min_score) if isinstance(answer, Prediction) else answer)
+                if job.last:
+                    yield job.whole.prediction()
     finally:
         task.train(was_training)
 
 
-@dataclass
-class _Whole:
-    """An image of which some windows are answered."""
+class _Whole(Protocol):
+    """An image of which some windows are answered, in their order."""
 
-    size: tuple[int, int]
-    windows: list[Window]
-    answers: list[Prediction] = field(default_factory=list)
+    def add(self, answer: Any) -> None: ...
+
+    def prediction(self) -> Prediction: ...
+
+
+class _Objects:
+    """Detections, one :class:`Prediction` per window."""
+
+    def __init__(self, size: tuple[int, int], windows: list[Window]) -> None:
+        self.size, self.windows = size, windows
+        self.answers: list[Prediction] = []
+
+    def add(self, answer: Prediction) -> None:
+        self.answers.append(answer)
+
+    def prediction(self) -> Prediction:
+        return tiling.merge(self.windows, self.answers, self.size)
+
+
+class _Classes:
+    """Class probabilities [C, h, w] per window; only their sum is kept."""
+
+    def __init__(self, size: tuple[int, int], windows: list[Window]) -> None:
+        self.size, self.left = size, iter(windows)
+        self.average: Average | None = None
+
+    def add(self, answer: Tensor) -> None:
+        self.average = self.average or Average(self.size, len(answer))
+        self.average.add(answer, next(self.left))
+
+    def prediction(self) -> Prediction:
+        assert self.average is not None
+        return Prediction.of_classes(self.average.classes())
 
 
 @dataclass(frozen=True)
 class _Job:
     whole: _Whole
     sample: Sample
+    last: bool
 
 
 def _jobs(task: BaseTask, requests: Iterable[Request], tile: int | None, overlap: float) -> Iterator[_Job]:
     for index, request in enumerate(requests):
-        whole = _Whole(request.size, tiling.grid(request.size, tile, overlap))
-        for window in whole.windows:
-            yield _Job(whole, _sample(task, request, window, index))
+        windows = tiling.grid(request.size, tile, overlap)
+        whole: _Whole = (_Classes if task.semantic else _Objects)(request.size, windows)
+        for number, window in enumerate(windows, 1):
+            yield _Job(whole, _sample(task, request, window, index), number == len(windows))
 
 
 def _sample(task: BaseTask, request: Request, window: Window, index: int) -> Sample:
@@ -103,11 +138,20 @@ def _sample(task: BaseTask, request: Request, window: Window, index: int) -> Sam
     )
 
 
-def _answer(task: BaseTask, samples: list[Sample]) -> list[Prediction]:
+def _answers(task: BaseTask, samples: list[Sample]) -> Sequence[Prediction | Tensor]:
+    """Of each window its detections, or its class probabilities [C, h, w]."""
     spec = task.input_spec
     batch = collate(samples, spec.multiple if spec.fit == "pad" else 1).to(task.device)
     with torch.inference_mode():
-        return task.predict_batch(batch)
+        return _class_probabilities(task, batch) if task.semantic else task.predict_batch(batch)
+
+
+def _class_probabilities(task: BaseTask, batch: Batch) -> list[Tensor]:
+    places = [sample.geometry for sample in batch.samples]
+    return [
+        to_window(probabilities, place.content, place.window_size)
+        for probabilities, place in zip(task.class_probabilities(batch.images), places, strict=True)
+    ]
 
 
 def _kept(prediction: Prediction, min_score: float) -> Prediction:

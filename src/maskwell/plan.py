@@ -23,6 +23,8 @@ from maskwell.callbacks.step_seed import StepSeed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from maskwell.models.base import BaseTask
+
 WARM_UP, MEASURED = 1, 3
 """Steps before the clock runs (allocation, compilation), and steps that are timed."""
 
@@ -66,7 +68,7 @@ def measure(cfg: DictConfig) -> Forecast:
         {batch_size: run.peak for batch_size, run in clocks.items()}, round(MEMORY_SHARE * clock.total)
     )
     data.batch_size = size
-    steps = _steps(cfg, len(data.dataset("train")), size)
+    steps = task.iterations or _steps(cfg, len(data.dataset("train")), size)
     return Forecast(
         clock.device, size, statistics.median(clock.seconds), clock.peak, clock.total, steps, fitting
     )
@@ -112,7 +114,7 @@ def _steps(cfg: DictConfig, samples: int, batch_size: int) -> int:
     return min(bounds, default=0)
 
 
-def _run(cfg: DictConfig, task: LightningModule, data: Any) -> _Clock:
+def _run(cfg: DictConfig, task: BaseTask, data: Any) -> _Clock:
     clock = _Clock()
     short = copy.deepcopy(cfg)
     short.trainer.update(
@@ -127,8 +129,10 @@ def _run(cfg: DictConfig, task: LightningModule, data: Any) -> _Clock:
             "profiler": None,
         }
     )
+    if task.iterations is not None:  # steps of several optimisers are not what is counted there
+        short.trainer.update({"max_steps": -1, "limit_train_batches": WARM_UP + MEASURED})
     trainer = build.trainer(
-        short, callbacks=[StepSeed(cfg.seed), clock], logger=False, enable_checkpointing=False
+        short, task, callbacks=[StepSeed(cfg.seed), clock], logger=False, enable_checkpointing=False
     )
     with clock.watch():
         trainer.fit(task, datamodule=data)
@@ -178,7 +182,7 @@ class _Clock(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         seconds = self._now(trainer) - self._start
-        if trainer.global_step > WARM_UP:
+        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 > WARM_UP:
             self.seconds.append(seconds)
         if trainer.strategy.root_device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(trainer.strategy.root_device)

@@ -1,11 +1,16 @@
-"""``python predict.py``: counts, overlays and one COCO JSON for an image or a folder of images."""
+"""``python predict.py``: what a model sees in an image or a folder of images, as pictures and figures.
+
+Objects: counts, overlays and one COCO JSON. Classes of pixels: overlays, index masks and areas.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +19,18 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
 
-from maskwell import api, build, coco_results, restore, runs
+from maskwell import api, build, coco_results, restore, runs, semantic_results
 from maskwell.data.images import SUFFIXES, read_image
 from maskwell.errors import UserError
 
-RESULTS = "predictions.json"
+RESULTS, AREAS = "predictions.json", "areas.csv"
 
 
 def predict(cfg: DictConfig, origin: runs.Origin | None = None) -> Path:
     """Predict every image of ``cfg.input``; an image that cannot be read is named and left out.
 
     Returns:
-        The folder with ``predictions.json`` and ``overlays/``.
+        The folder with ``overlays/`` and ``predictions.json``, or ``masks/`` and ``areas.csv``.
 
     Raises:
         UserError: no input, no model, or no image that could be read.
@@ -36,32 +41,76 @@ def predict(cfg: DictConfig, origin: runs.Origin | None = None) -> Path:
     output = Path(cfg.output) if cfg.output else None
     root = source if source.is_dir() else source.parent
     own = output.resolve() if output else None  # pictures of an earlier prediction are no input
-    reader = _Reader([file for file in files if own not in file.resolve().parents])
-    found = model.predict_all(
-        reader.images(),
-        _prompts(cfg.prompt),
-        threshold=cfg.threshold,
-        tile=cfg.tile,
-        overlap=cfg.overlap,
-        batch_size=cfg.batch_size,
-    )
+    reader = _Reader([file for file in files if own not in file.resolve().parents], root)
+    job = _Job(cfg, reader, output, folder)
+    written = _segment(model, job) if model.task.semantic else _detect(model, job)
+    if not written:
+        raise reader.nothing(source)
+    print()
+    for name, path in written.items():
+        print(f"{name + ':':<9} {path}")
+    return job.output
+
+
+@dataclass
+class _Job:
+    """What is to be predicted, and where it goes: ``given``, or else a new folder of ``run``."""
+
+    cfg: DictConfig
+    reader: _Reader
+    given: Path | None
+    run: Path
+
+    @cached_property
+    def output(self) -> Path:
+        """Made where there is something to write."""
+        return self.given or runs.create(self.run, "predictions", datetime.now())
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        return {"tile": self.cfg.tile, "overlap": self.cfg.overlap, "batch_size": self.cfg.batch_size}
+
+
+def _detect(model: api.Model, job: _Job) -> dict[str, Path]:
+    """Overlays and predictions.json; nothing where no image could be read."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     prompts: tuple[str, ...] = ()
+    asked = _prompts(job.cfg.prompt)
+    found = model.predict_all(job.reader.images(), asked, threshold=job.cfg.threshold, **job.windows)
     for detections in found:
-        name = reader.files[len(images)].relative_to(root)
+        name = job.reader.name(len(images))
         prompts = detections.prompts
-        output = output or runs.create(folder, "predictions", datetime.now())
         _report(name, detections)
-        _save_overlay(detections, output / "overlays" / f"{name}.png")
+        _save_overlay(detections.overlay(), job.output / "overlays" / f"{name}.png")
         height, width = detections.prediction.size
         images.append({"id": len(images) + 1, "file_name": str(name), "width": width, "height": height})
         annotations += coco_results.entries(detections.prediction, len(images), range(1, len(prompts) + 1))
-    if output is None or not images:
-        raise reader.nothing(source)
-    _write(output / RESULTS, images, annotations, prompts)
-    print(f"\nresults:  {output / RESULTS}\noverlays: {output / 'overlays'}")
-    return output
+    if not images:
+        return {}
+    _write(job.output / RESULTS, images, annotations, prompts)
+    return {"results": job.output / RESULTS, "overlays": job.output / "overlays"}
+
+
+def _segment(model: api.Model, job: _Job) -> dict[str, Path]:
+    """Overlays, index masks and areas.csv; nothing where no image could be read."""
+    if job.cfg.prompt is not None:
+        raise UserError("prompt= is for models that find objects; this one knows its classes and no others.")
+    areas: list[tuple[str, dict[str, int]]] = []
+    for found in model.segment_all(job.reader.images(), **job.windows):
+        name = job.reader.name(len(areas))
+        areas.append((str(name), found.areas()))
+        _report_areas(name, areas[-1][1])
+        _save_overlay(found.overlay(), job.output / "overlays" / f"{name}.png")
+        semantic_results.save_index_map(found.classes, job.output / "masks" / job.reader.mask_name(name))
+    if not areas:
+        return {}
+    semantic_results.write_areas(areas, job.output / AREAS)
+    return {
+        "areas": job.output / AREAS,
+        "masks": job.output / "masks",
+        "overlays": job.output / "overlays",
+    }
 
 
 def find_images(source: Path) -> list[Path]:
@@ -89,8 +138,8 @@ def find_images(source: Path) -> list[Path]:
 class _Reader:
     """Reads images one by one; ``files`` lists those that could be read, ``failed`` what was wrong."""
 
-    def __init__(self, wanted: Sequence[Path]) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: Sequence[Path], root: Path) -> None:
+        self.wanted, self.root = wanted, root
         self.files: list[Path] = []
         self.failed: list[UserError] = []
 
@@ -105,6 +154,16 @@ class _Reader:
                 continue
             self.files.append(path)
             yield image
+
+    def name(self, index: int) -> Path:
+        """Of an image that was read, relative to the folder."""
+        return self.files[index].relative_to(self.root)
+
+    def mask_name(self, name: Path) -> Path:
+        """``<stem>.png``, as training looks for masks; the whole name where two images share a stem."""
+        stem = self.root / name.with_suffix("")
+        twins = sum(path.with_suffix("") == stem for path in self.wanted)
+        return name.with_suffix(".png") if twins == 1 else Path(f"{name}.png")
 
     def nothing(self, source: Path) -> UserError:
         if len(self.wanted) == 1:
@@ -145,9 +204,15 @@ def _report(name: Path, detections: api.Detections) -> None:
     print(f"  Max confidence: {detections.max_confidence:.2f}")
 
 
-def _save_overlay(detections: api.Detections, path: Path) -> None:
+def _report_areas(name: Path, areas: dict[str, int]) -> None:
+    whole = sum(areas.values())
+    largest = sorted(areas.items(), key=lambda entry: -entry[1])
+    print(f"\n{name}\n  " + ", ".join(f"{label} {count / whole:.1%}" for label, count in largest if count))
+
+
+def _save_overlay(picture: NDArray[np.uint8], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(detections.overlay()).save(path)
+    Image.fromarray(picture).save(path)
 
 
 def _write(

@@ -115,16 +115,23 @@ def test_object_counts_of_the_data_are_printed(tmp_path: Path, capsys: pytest.Ca
     class Summary:
         first_samples: tuple[int, ...] = (1, 1, 2)
         first_batches: tuple[int, ...] = (4,)
+        rehearsal: int = 0
+        labelled: int | None = None
+        unlabelled: int | None = None
 
     class Data(LightningDataModule):
         def train_dataloader(self) -> Any:
             return loader()
 
         def summary(self) -> Summary:
-            return Summary()
+            return summary
 
+    summary = Summary()
     trainer(tmp_path, TrainingProgress(), max_epochs=1).fit(Automatic(), datamodule=Data())
     assert "objects in the first samples: 1, 1, 2; in the first batches: 4" in capsys.readouterr().out
+    summary = Summary(labelled=46, unlabelled=1321)
+    trainer(tmp_path, TrainingProgress(), max_epochs=1).fit(Automatic(), datamodule=Data())
+    assert "      46 labelled images, 1,321 unlabelled ones" in capsys.readouterr().out
 
 
 def test_a_resumed_run_counts_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

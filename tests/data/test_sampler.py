@@ -13,12 +13,12 @@ from torch import Tensor
 from maskwell.data.datamodule import DataModule
 from maskwell.data.generated import ScenesSource
 from maskwell.data.sample import Batch, InputSpec
-from maskwell.data.sampler import EvalSampler, TrainSampler
+from maskwell.data.sampler import EvalSampler, IterationSampler, TrainSampler
 
 SPEC = InputSpec("square", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def flat(sampler: TrainSampler | EvalSampler) -> list[int]:
+def flat(sampler: TrainSampler | EvalSampler | IterationSampler) -> list[int]:
     return [index for batch in sampler for _, index in batch]
 
 
@@ -50,6 +50,32 @@ def test_ranks_together_see_the_batches_of_one_process(size: int) -> None:
     single = list(TrainSampler(size, 6, seed=1))
     for step, batch in enumerate(single):
         assert set(batch) <= {key for batches in ranks for key in batches[step]}
+
+
+def test_a_stream_goes_through_whole_passes_without_short_batches() -> None:
+    batches = list(IterationSampler(5, 3, 10, seed=2))
+    assert [len(batch) for batch in batches] == [3] * 10
+    keys = [key for batch in batches for key in batch]
+    assert [number for number, _ in keys] == [place // 5 for place in range(30)]
+    orders = [tuple(index for n, index in keys if n == number) for number in range(6)]
+    assert all(sorted(order) == list(range(5)) for order in orders) and len(set(orders)) > 3
+    assert keys != [key for batch in IterationSampler(5, 3, 10, seed=2, stream=1) for key in batch]
+    assert flat(IterationSampler(3, 2, 3, seed=2, shuffle=False)) == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_stream_resumes_anywhere_and_goes_on_in_another_epoch() -> None:
+    whole = list(IterationSampler(5, 3, 20, seed=2))
+    rest = IterationSampler(5, 3, 20, seed=2, position=lambda: (0, 13))
+    assert list(rest) == whole[13:] and len(rest) == 20
+    assert list(IterationSampler(5, 3, 10, seed=2, position=lambda: (1, 0))) == whole[10:]
+    assert list(IterationSampler(5, 3, 20, seed=2, position=lambda: (0, 20))) == []
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_ranks_of_a_stream_see_the_batches_of_one_process(size: int) -> None:
+    ranks = [list(IterationSampler(size, 2, 6, seed=1, rank=r, world_size=3)) for r in range(3)]
+    for step, batch in enumerate(IterationSampler(size, 6, 6, seed=1)):
+        assert sorted(batch) == sorted(key for batches in ranks for key in batches[step])
 
 
 def test_evaluation_has_no_duplicates_and_may_be_uneven() -> None:

@@ -187,3 +187,40 @@ def test_crowds_are_no_targets() -> None:
     sample = to_sample(record(APART, iscrowd=(False, True, False, False)), SQUARE)
     assert sample.labels.tolist() == [0, 2, 3]
     assert sample.masks is not None and len(sample.masks) == len(sample.boxes) == 3
+
+
+def plain(size: tuple[int, int] = (40, 60)) -> Record:
+    """An image whose red and green are its columns and rows."""
+    rows, columns = np.indices(size)
+    image = np.stack([columns * 4, rows * 4, np.full(size, 200)], -1).astype(np.uint8)
+    found = record(np.zeros((0, *size), bool), masks=False, semantic=True)
+    return replace(found, image=image, semantic=(columns // 10).astype(np.uint8), valid=np.ones(size, bool))
+
+
+def test_a_free_zoom_shows_every_part_of_the_image_and_all_of_a_small_one() -> None:
+    whole, still = plain(), {"hflip": 0, "vflip": 0, "rotate90": 0, "brightness": 0, "contrast": 0}
+    large = Augmentation((2.0, 2.0), None, **still, saturation=0, hue=0)
+    small = Augmentation((0.5, 0.5), None, **still, saturation=0, hue=0)
+    starts = []
+    for seed in range(40):
+        near = large(whole, seed)
+        assert near.valid is not None and near.valid[1:-1, 1:-1].all()
+        assert near.semantic is not None and (near.semantic[1:-1, 1:-1] <= 5).all()
+        starts.append((near.image[20, 1, 0] / 4, near.image[1, 30, 1] / 4))
+        far = small(whole, seed)
+        assert far.valid is not None and far.semantic is not None
+        assert abs(int(far.valid.sum()) - 20 * 30) <= 60
+        np.testing.assert_array_equal(far.semantic == 255, ~far.valid)
+        assert (far.image[far.valid] > 0).any(1).all()
+        assert set(np.unique(far.semantic)) == {0, 1, 2, 3, 4, 5, 255}
+    lowest, highest = np.min(starts, 0), np.max(starts, 0)
+    assert (lowest < 3).all() and (highest > np.array([27, 17])).all()
+
+
+def test_filled_up_pixels_become_the_mean_and_are_marked() -> None:
+    spec = InputSpec("pad", None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert to_sample(plain(), spec).valid is None
+    small = to_sample(Augmentation((0.5, 0.5), None)(plain(), 1), spec)
+    assert small.valid is not None and 0.2 < small.valid.float().mean() < 0.3
+    assert (small.image * ~small.valid).abs().max() == 0 and small.semantic is not None
+    assert (small.semantic[~small.valid] == 255).all()

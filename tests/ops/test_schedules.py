@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from maskwell.ops.schedules import warmup_cosine
+from maskwell.ops.schedules import ema_decay, polynomial, warmup_cosine
 
 
 def rates(total: int, warmup: int, final: float) -> list[float]:
@@ -37,3 +37,15 @@ def test_no_warmup_starts_at_the_full_rate() -> None:
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0), (1, 1), (3, 3), (5, 9)])
 def test_runs_shorter_than_their_warmup_stay_in_bounds(total: int, warmup: int) -> None:
     assert all(0 < rate <= 1 for rate in rates(total, warmup, 0.05))
+
+
+def test_polynomial_is_zero_at_the_end_and_not_before() -> None:
+    assert polynomial(0, 50_000) == 1.0
+    assert math.isclose(polynomial(25_000, 50_000), 0.5**0.9)
+    assert polynomial(49_999, 50_000) > 0
+    assert polynomial(50_000, 50_000) == 0.0 == polynomial(60_000, 50_000)
+
+
+def test_ema_decay_starts_as_a_plain_mean() -> None:
+    assert [ema_decay(i, 0.996) for i in (0, 1, 9)] == [0.0, 0.5, 0.9]
+    assert ema_decay(1000, 0.996) == 0.996

@@ -15,6 +15,9 @@ from torch import Tensor
 from maskwell.callbacks.clock import iteration
 from maskwell.errors import UserError, nearest
 
+PATIENCE = {"validations": 10, "iterations": 10_000}
+"""Where none is given."""
+
 
 class EarlyStopping(LightningEarlyStopping):
     """Lightning's EarlyStopping, with patience in iterations, the task's own metric and a watch on the loss.
@@ -22,9 +25,11 @@ class EarlyStopping(LightningEarlyStopping):
     Args:
         monitor: logged name to watch; None takes the task's own ``monitor`` and ``mode``.
         mode: "min" or "max".
-        patience: how long without improvement, in ``unit``.
-        unit: "validations", or "iterations" of the task.
+        patience: how long without improvement, in ``unit``; None: see :data:`PATIENCE`.
+        unit: "validations", or "iterations" of the task; None: iterations where the task's run is
+            counted in them.
         min_delta: a smaller change counts as none.
+        target: a value of the metric that is good enough to stop at; None: there is none.
         nonfinite_steps: so many training losses in a row that are not finite stop the run (the step
             of a single one is skipped by :class:`~maskwell.callbacks.grad_clip.GradClip`).
         every_n_steps: the losses wait on the device and are looked at this often.
@@ -34,24 +39,24 @@ class EarlyStopping(LightningEarlyStopping):
         self,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "max",
-        patience: int = 10,
-        unit: Literal["validations", "iterations"] = "validations",
+        patience: int | None = None,
+        unit: Literal["validations", "iterations"] | None = None,
         min_delta: float = 0.0,
+        target: float | None = None,
         nonfinite_steps: int = 2,
         every_n_steps: int = 16,
     ) -> None:
-        if patience < 1:
+        if patience is not None and patience < 1:
             raise UserError(f"callbacks.early_stopping.patience is {patience}: give at least 1.")
-        if unit not in ("validations", "iterations"):
+        if unit is not None and unit not in PATIENCE:
             raise UserError(f"callbacks.early_stopping.unit is '{unit}': use validations or iterations.")
         if mode not in ("min", "max"):
             raise UserError(f"callbacks.early_stopping.mode is '{mode}': use min or max.")
-        in_iterations = unit == "iterations"
-        # where iterations decide, the count of validations must never be the reason
-        super().__init__(
-            monitor or "", patience=sys.maxsize if in_iterations else patience, check_on_train_epoch_end=False
-        )
-        self.iterations = patience if in_iterations else None
+        super().__init__(monitor or "", check_on_train_epoch_end=False)
+        self._wanted_patience, self._wanted_unit = patience, unit
+        self.iterations: int | None = None
+        self._wait_for(False)
+        self.target = target
         self.nonfinite_steps = nonfinite_steps
         self.every_n_steps = every_n_steps
         self._delta = min_delta
@@ -71,7 +76,15 @@ class EarlyStopping(LightningEarlyStopping):
         self.min_delta = sign * self._delta
         self.best_score = torch.tensor(-sign * torch.inf)
 
+    def _wait_for(self, counts_iterations: bool) -> None:
+        unit = self._wanted_unit or ("iterations" if counts_iterations else "validations")
+        patience = PATIENCE[unit] if self._wanted_patience is None else self._wanted_patience
+        self.iterations = patience if unit == "iterations" else None
+        # where iterations decide, the count of validations must never be the reason
+        self.patience = patience if unit == "validations" else sys.maxsize
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._wait_for(bool(getattr(pl_module, "iterations", None)))
         if stage == "fit" and not self.monitor:
             if not hasattr(pl_module, "monitor"):
                 raise UserError(
@@ -130,9 +143,17 @@ class EarlyStopping(LightningEarlyStopping):
         elif self.iterations is not None and waited >= self.iterations:
             stop, self.stopping_reason = True, EarlyStoppingReason.PATIENCE_EXHAUSTED
             reason = f"{self.monitor} has not improved on {self.best_score:.4g} for {waited} iterations"
+        elif self._reached(float(current)):
+            stop, self.stopping_reason = True, EarlyStoppingReason.STOPPING_THRESHOLD
+            reason = f"{self.monitor} is {current.item():.4g}, the target is {self.target:g}"
         if stop:
             self.verbose = True  # the reason is told; improvements are not, the progress shows them
         return stop, reason
+
+    def _reached(self, current: float) -> bool:
+        if self.target is None:
+            return False
+        return current >= self.target if self.mode == "max" else current <= self.target
 
     def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
         if self.monitor not in logs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -26,15 +26,22 @@ class GradClip(Callback):
     optimisers each name carries that of the optimiser (``train/grad_norm_generator``).
 
     Args:
-        max_norm: upper bound of the norm; None measures only.
+        max_norm: upper bound of the norm, of each optimiser; None measures only, "auto" takes the task's own.
         window: number of last steps over which the clipped share is taken.
     """
 
-    def __init__(self, max_norm: float | None = 1.0, window: int = 100) -> None:
+    def __init__(self, max_norm: float | Literal["auto"] | None = 1.0, window: int = 100) -> None:
         super().__init__()
-        if max_norm is not None and not max_norm > 0:
-            raise UserError(f"callbacks.grad_clip.max_norm is {max_norm}: use a positive number, or null.")
-        self.max_norm = max_norm
+        if (
+            max_norm != "auto"
+            and max_norm is not None
+            and not (isinstance(max_norm, int | float) and max_norm > 0)
+        ):
+            raise UserError(
+                f"callbacks.grad_clip.max_norm is {max_norm}: use a positive number, auto or null."
+            )
+        self.auto = max_norm == "auto"
+        self.max_norm = None if isinstance(max_norm, str) else max_norm
         self.window = window
         self.skipped = 0
         self._clipped: dict[str, deque[bool]] = {}
@@ -45,6 +52,8 @@ class GradClip(Callback):
                 "trainer.gradient_clip_val and callbacks.grad_clip would both clip: "
                 "set trainer.gradient_clip_val=null."
             )
+        if self.auto:
+            self.max_norm = float(getattr(pl_module, "max_norm", 1.0))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

@@ -198,11 +198,14 @@ class TrainingProgress(Callback):
 
 
 def _object_counts(datamodule: Any) -> str:
-    """Objects of the first samples and batches, where the data module's ``summary()`` tells them."""
+    """What the data module's ``summary()`` tells: labelled images, or objects of the first samples."""
     summary = getattr(datamodule, "summary", None)
     if summary is None:
         return ""
     facts = summary()
+    if facts.labelled is not None:
+        unlabelled = f", {facts.unlabelled:,} unlabelled ones" if facts.unlabelled else ""
+        return f"      {facts.labelled:,} labelled images{unlabelled}"
     samples = ", ".join(str(n) for n in facts.first_samples[:8])
     batches = ", ".join(str(n) for n in facts.first_batches)
     rehearsal = (

@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt of a run."""
+"""best.ckpt, last.ckpt and, of long runs, iter_<n>.ckpt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from maskwell.callbacks.clock import iteration
 from maskwell.errors import UserError
 
 
@@ -22,9 +23,21 @@ class RunCheckpoint(ModelCheckpoint):
         folder: where both files go.
         monitor: metric that tells the best; None takes the task's own ``monitor`` and ``mode``.
         mode: "min" or "max".
+        every_iterations: a checkpoint that stays, ``iter_<n>.ckpt``, so often, of tasks whose run is
+            counted in iterations; None: never.
     """
 
-    def __init__(self, folder: str, monitor: str | None = None, mode: Literal["min", "max"] = "max") -> None:
+    def __init__(
+        self,
+        folder: str,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+        every_iterations: int | None = None,
+    ) -> None:
+        if every_iterations is not None and every_iterations < 1:
+            raise UserError(
+                f"callbacks.checkpoint.every_iterations is {every_iterations}: give at least 1, or null."
+            )
         if mode not in ("min", "max"):
             raise UserError(f"callbacks.checkpoint.mode is '{mode}': use min or max.")
         super().__init__(
@@ -37,6 +50,7 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+        self.every_iterations = every_iterations
         self._last_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,16 +60,31 @@ class RunCheckpoint(ModelCheckpoint):
             self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
         super().setup(trainer, pl_module, stage)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._save_periodic(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._should_skip_saving_checkpoint(trainer):
             return
         super().on_validation_end(trainer, pl_module)
+        self._save_periodic(trainer, pl_module)  # again: what resumes from it is past this validation
         self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that ends between two validations keeps what it learnt since."""
         if self._last_step != trainer.global_step:
             self._save_last(trainer)
+
+    def _save_periodic(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.every_iterations is None or not getattr(module, "iterations", None):
+            return
+        now = iteration(trainer, module)
+        if now % self.every_iterations == 0:
+            # not by _save_checkpoint: a validation at this step would then take its work for done
+            trainer.save_checkpoint(Path(self.dirpath or ".") / f"iter_{now:06d}.ckpt")
 
     def _save_last(self, trainer: Trainer) -> None:
         # named before it is written: the name is part of the state

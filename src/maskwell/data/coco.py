@@ -14,7 +14,7 @@ from maskwell.data.duplicates import near_duplicate_files
 from maskwell.data.fingerprint import file_fingerprint
 from maskwell.data.images import image_size, read_image
 from maskwell.data.layouts import Layout, find_layout
-from maskwell.data.source import SPLITS, Record, Split, Window
+from maskwell.data.source import SPLITS, ImageFile, Record, Split, Window
 from maskwell.data.splits import split_images
 from maskwell.errors import UserError
 
@@ -121,6 +121,9 @@ class CocoSource:
 
     def split_lists(self) -> dict[str, list[str]]:
         return {split: [image.file_name for image in self.index[split]] for split in SPLITS}
+
+    def files(self, split: Split) -> list[ImageFile]:
+        return [ImageFile(image.file_name, image.path, image.group) for image in self.index[split]]
 
     def fingerprint(self) -> str:
         images = [image.path for split in SPLITS for image in self.index[split]]

@@ -18,6 +18,7 @@ from maskwell.data.sample import Batch, InputSpec, Sample, collate
 from maskwell.data.sampler import EvalSampler, Key, TrainSampler
 from maskwell.data.source import SPLITS, Source, Split
 from maskwell.data.transforms import Augmentation
+from maskwell.data.unlabelled import Unlabelled
 from maskwell.errors import UserError
 
 
@@ -27,7 +28,8 @@ class DataSummary:
 
     ``images`` and ``objects`` per split as they lie on disk (None where they are generated),
     ``samples`` per epoch; ``first_samples`` and ``first_batches``: their objects, as training sees them;
-    ``rehearsal``: generated scenes beside each batch, which are not counted among the samples.
+    ``rehearsal``: generated scenes beside each batch, which are not counted among the samples;
+    ``labelled`` and ``unlabelled``: images of each, where training tells them apart.
     """
 
     images: dict[Split, int]
@@ -37,6 +39,8 @@ class DataSummary:
     first_samples: tuple[int, ...]
     first_batches: tuple[int, ...]
     rehearsal: int = 0
+    labelled: int | None = None
+    unlabelled: int | None = None
 
 
 class BatchLoader(DataLoader[Sample]):
@@ -107,21 +111,31 @@ class DataModule(LightningDataModule):
         self.min_visible = min_visible
         self.limit_train = limit_train
         self.rehearsal = rehearsal
+        self.needs_unlabelled = False
         self._scenes = 0
         self._spec: InputSpec | None = None
         self._datasets: dict[Split, SampleDataset] = {}
 
-    def bind(self, input_spec: InputSpec, *, promptable: bool = False, knows_scenes: bool = False) -> None:
+    def bind(
+        self,
+        input_spec: InputSpec,
+        *,
+        promptable: bool = False,
+        knows_scenes: bool = False,
+        unlabelled: bool = False,
+    ) -> None:
         """Take the geometry and normalisation of the network that will eat the batches.
 
         Args:
             promptable: whether it answers phrases, as generated scenes ask them.
             knows_scenes: whether it was pretrained on generated scenes.
+            unlabelled: whether it trains on unlabelled images too.
 
         Raises:
             UserError: rehearsal of scenes is asked for and the network answers no phrases.
         """
         self._spec = input_spec
+        self.needs_unlabelled = unlabelled
         self._datasets = {}
         self._scenes = (AUTO_SCENES * knows_scenes) if self.rehearsal == "auto" else int(self.rehearsal or 0)
         if self._scenes and not promptable:
@@ -167,11 +181,15 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled batches; goes on in mid-epoch where the trainer was resumed there."""
         dataset = self.dataset("train")
+        if self.needs_unlabelled:
+            raise UserError(
+                "The model trains on unlabelled images too, which this data does not tell apart: use "
+                "data=semi, or a recipe without them (model/recipe=supervised)."
+            )
         if len(dataset) == 0:
             raise UserError("The training split holds no images; check the data folder and its splits.")
         rank, world_size = self._ranks()
-        # Overfitting on a few batches needs the same ones in every epoch.
-        fixed = getattr(self.trainer, "overfit_batches", 0) > 0
+        fixed = self._overfits()
         sampler = TrainSampler(
             len(dataset),
             self.batch_size,
@@ -225,20 +243,30 @@ class DataModule(LightningDataModule):
         sampler = EvalSampler(len(dataset), self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(dataset, sampler)
 
-    def _loader(self, dataset: SampleDataset | Rehearsed, sampler: Sampler[list[Key]]) -> DataLoader[Sample]:
+    def _loader(
+        self,
+        dataset: SampleDataset | Rehearsed | Unlabelled,
+        sampler: Sampler[list[Key]],
+        num_workers: int | None = None,
+    ) -> DataLoader[Sample]:
+        workers = self.num_workers if num_workers is None else num_workers
         multiple = dataset.spec.multiple if dataset.spec.fit == "pad" else 1
         return BatchLoader(
             dataset,
             batch_sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             collate_fn=partial(collate_samples, multiple=multiple),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=workers > 0,
             worker_init_fn=_ignore_interrupt,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _overfits(self) -> bool:
+        """Whether the trainer overfits on a few batches, which have to be the same in every epoch."""
+        return getattr(self.trainer, "overfit_batches", 0) > 0
 
     def _position(self) -> tuple[int, int]:
         """(epoch, finished batches of it) that the trainer has reached.

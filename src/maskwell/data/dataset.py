@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,8 @@ class SampleDataset(Dataset[Sample]):
         crop: side of the windows in file pixels, None for whole images.
         min_visible: objects of which a smaller share lies in the window are dropped.
         limit: use only this many images, a seeded choice.
+        images: use only these images, by their index in the split.
+        training: cropped and augmented at random, without truth; whether it is the training split if None.
     """
 
     def __init__(
@@ -45,24 +48,27 @@ class SampleDataset(Dataset[Sample]):
         crop: int | None = None,
         min_visible: float = 0.25,
         limit: int | None = None,
+        images: Sequence[int] | None = None,
+        training: bool | None = None,
     ) -> None:
+        self.training = split == "train" if training is None else training
         self.source = source
         self.split = split
         self.spec = spec
         self.seed = seed
         self.prompts = prompts
-        self.augment = augment if split == "train" else None
+        self.augment = augment if self.training else None
         self.crop = crop
         self.min_visible = min_visible
-        self.images = list(range(source.size(split)))
+        self.images = list(range(source.size(split)) if images is None else images)
         if limit is not None and limit < len(self.images):
             chosen = np.random.default_rng(seed).permutation(len(self.images))[:limit]
-            self.images = sorted(int(i) for i in chosen)
+            self.images = [self.images[i] for i in sorted(chosen)]
         self.items = self._items()
 
     def _items(self) -> list[tuple[int, Window | None]]:
         """(image, fixed window) of each sample; training windows are chosen anew each epoch."""
-        if self.crop is None or self.split == "train":
+        if self.crop is None or self.training:
             return [(image, None) for image in self.images]
         crop = self.crop
         return [
@@ -76,15 +82,16 @@ class SampleDataset(Dataset[Sample]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), epoch, index])
         image, window = self.items[index]
-        if self.split == "train" and self.crop is not None:
-            size, boxes = self.source.image_size("train", image), self.source.objects("train", image)
+        if self.training and self.crop is not None:
+            size = self.source.image_size(self.split, image)
+            boxes = self.source.objects(self.split, image)
             window = random_window(size, boxes, self.crop, rng)
         record = self.source.read(self.split, image, epoch, window)
         record = record.select((record.visible >= self.min_visible) | record.iscrowd)
         if self.augment is not None:
             record = self.augment(record, int(rng.integers(2**32)))
         sample = to_sample(record, self.spec)
-        truth = None if self.split == "train" else truth_of(record)
+        truth = None if self.training else truth_of(record)
         return replace(sample, prompts=self._prompts(record, rng), truth=truth)
 
     def _prompts(self, record: Record, rng: np.random.Generator) -> tuple[Prompt, ...]:
@@ -94,7 +101,7 @@ class SampleDataset(Dataset[Sample]):
         if self.prompts is None:
             return ()
         labels = [int(label) for label in targets.labels]
-        if self.split != "train":
+        if not self.training:
             return self.prompts.evaluation(labels, self.source.categories)
         crowds = {int(label) for label in record.labels[record.iscrowd]}
         return self.prompts.training(labels, self.source.categories, rng, unsure=crowds)

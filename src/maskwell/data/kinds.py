@@ -10,9 +10,11 @@ from typing import Literal
 from maskwell.data.coco import CocoSource
 from maskwell.data.datamodule import DataModule
 from maskwell.data.generated import ScenesSource
+from maskwell.data.label_choice import LabelChoice
 from maskwell.data.prompts import PromptPolicy
 from maskwell.data.scenes import MIN_DIAMETER
 from maskwell.data.semantic import CocoSemanticSource, SemanticSource
+from maskwell.data.semisup import SemiSupervisedData
 from maskwell.data.synthetic import cached_cells
 from maskwell.data.transforms import Augmentation
 
@@ -71,11 +73,65 @@ def semantic(
     crop: int | None = None,
     min_visible: float = 0.25,
     limit_train: int | None = None,
+    group_pattern: str | None = None,
 ) -> DataModule:
     """Images with index masks (``data=semantic``)."""
-    source = SemanticSource(root, ignore, val_split, test_split, near_duplicates, seed)
+    source = SemanticSource(root, ignore, val_split, test_split, near_duplicates, seed, group_pattern)
     return DataModule(
         source, batch_size, num_workers, seed, eval_batch_size, None, augment, crop, min_visible, limit_train
+    )
+
+
+def semi(
+    root: str,
+    iterations: int | None,
+    coco: bool = False,
+    labelled: float | None = None,
+    labelled_list: str | None = None,
+    labelled_choice: Literal["even", "random"] = "even",
+    unlabelled_root: str | None = None,
+    ignore: int | None = None,
+    val_split: float = 0.2,
+    test_split: float = 0.1,
+    group_pattern: str | None = None,
+    group_key: str = "group",
+    near_duplicates: bool = True,
+    batch_size: int = 4,
+    unlabelled_batch_size: int | None = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    eval_batch_size: int | None = None,
+    augment: Augmentation | None = None,
+    crop: int | None = None,
+) -> SemiSupervisedData:
+    """Labelled and unlabelled images with classes (``data=semi``), from index masks or a COCO folder."""
+    source: SemanticSource | CocoSemanticSource
+    if coco:
+        source = CocoSemanticSource(
+            root,
+            val_split=val_split,
+            test_split=test_split,
+            group_key=group_key,
+            near_duplicates=near_duplicates,
+            seed=seed,
+        )
+    else:
+        source = SemanticSource(
+            root, ignore, val_split, test_split, near_duplicates, seed, group_pattern, unmasked=True
+        )
+    return SemiSupervisedData(
+        source,
+        iterations,
+        LabelChoice(labelled, labelled_list, labelled_choice),
+        unlabelled_root,
+        near_duplicates,
+        batch_size,
+        unlabelled_batch_size,
+        num_workers,
+        seed,
+        eval_batch_size,
+        augment,
+        crop,
     )
 
 

@@ -141,10 +141,22 @@ class Prediction:
     semantic: Tensor | None = None
     present: dict[int, float] | None = None
 
+    @classmethod
+    def of_classes(cls, semantic: Tensor) -> Prediction:
+        """A prediction that is a class map, int64 [H, W], and nothing else."""
+        size = (int(semantic.shape[0]), int(semantic.shape[1]))
+        return cls(
+            size, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), semantic=semantic
+        )
+
 
 @dataclass
 class Sample:
-    """One image ready for a network, with everything needed to score and to draw it."""
+    """One image ready for a network, with everything needed to score and to draw it.
+
+    ``hidden`` int64 [H, W]: classes that training must not use, to check pseudo-labels by; ``valid``
+    bool [H, W]: False where augmentation had nothing to show, None where the whole image is shown.
+    """
 
     image: Tensor
     boxes: Tensor
@@ -154,6 +166,8 @@ class Sample:
     file_name: str
     masks: Tensor | None = None
     semantic: Tensor | None = None
+    hidden: Tensor | None = None
+    valid: Tensor | None = None
     points: Tensor | None = None
     iscrowd: Tensor | None = None
     area: Tensor | None = None
@@ -176,7 +190,8 @@ class Batch:
     """Samples stacked for a network.
 
     ``images`` float32 [B, 3, H, W]; ``pixel_mask`` bool [B, H, W], True where a pixel is image and
-    not padding; ``samples`` in the same order, each without its own copy of the image.
+    not padding, of augmentation or of collation; ``samples`` in the same order, each without its own
+    copy of the image.
     """
 
     images: Tensor
@@ -190,6 +205,17 @@ class Batch:
     def num_objects(self) -> int:
         """Objects in this batch on this rank."""
         return sum(len(sample.labels) for sample in self.samples)
+
+    def semantic(self) -> Tensor:
+        """Class maps int64 [B, H, W] of samples that all have one, 255 = ignore.
+
+        Raises:
+            ValueError: a sample has no class map, as those of unlabelled images.
+        """
+        maps = [sample.semantic for sample in self.samples if sample.semantic is not None]
+        if len(maps) < len(self.samples) or not maps:
+            raise ValueError("Only batches whose samples all have a class map have a semantic().")
+        return torch.stack(maps)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Used by Lightning's transfer hook."""
@@ -208,7 +234,7 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     """Stack samples, padding at the right and bottom to the largest height and width.
 
     Images must be normalised already, so that the padding value 0 is the mean. Boxes, points and
-    geometry are rescaled to the padded input; masks and semantic maps are padded with False/255.
+    geometry are rescaled to the padded input; masks and class maps are padded with False/255.
     ``multiple``: height and width are rounded up to it.
     """
     height = _round_up(max(s.image.shape[1] for s in samples), multiple)
@@ -219,7 +245,7 @@ def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     for row, sample in enumerate(samples):
         _, h, w = sample.image.shape
         images[row, :, :h, :w] = sample.image
-        pixel_mask[row, :h, :w] = True
+        pixel_mask[row, :h, :w] = True if sample.valid is None else sample.valid
         padded.append(_pad_sample(sample, height, width))
     return Batch(images, pixel_mask, padded)
 
@@ -243,6 +269,10 @@ def _pad_sample(sample: Sample, height: int, width: int) -> Sample:
             changes["masks"] = _pad_to(sample.masks, target, False)
         if sample.semantic is not None:
             changes["semantic"] = _pad_to(sample.semantic, (height, width), IGNORE)
+        if sample.hidden is not None:
+            changes["hidden"] = _pad_to(sample.hidden, (height, width), IGNORE)
+        if sample.valid is not None:
+            changes["valid"] = _pad_to(sample.valid, (height, width), False)
     return replace(sample, **changes)
 
 

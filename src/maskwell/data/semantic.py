@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +19,18 @@ from maskwell.data.fingerprint import file_fingerprint
 from maskwell.data.images import SUFFIXES, image_size, read_image
 from maskwell.data.instances import InstanceMasks
 from maskwell.data.sample import IGNORE
-from maskwell.data.source import SPLITS, Record, Split, Window
-from maskwell.data.splits import split_images
+from maskwell.data.source import SPLITS, ImageFile, Record, Split, Window
+from maskwell.data.splits import components, split_images
 from maskwell.errors import UserError
 
 
 @dataclass(frozen=True)
 class MaskedImage:
-    """An image and the PNG whose pixel values are its classes."""
+    """An image and the PNG whose pixel values are its classes, None where nobody drew one."""
 
     image: Path
-    mask: Path
+    mask: Path | None
+    group: str | None = None
 
 
 @dataclass
@@ -44,6 +47,9 @@ class SemanticSource:
             training images also where only the validation folder is missing.
         near_duplicates: keep images that show nearly the same in one split.
         seed: of the split.
+        group_pattern: regular expression that finds the group (drive, slide, photograph) in a file's name:
+            its first bracket, else all that it matches. Images of a group are not parted.
+        unmasked: training images may lack a mask; they are unlabelled.
     """
 
     root: str
@@ -52,6 +58,8 @@ class SemanticSource:
     test_split: float = 0.1
     near_duplicates: bool = True
     seed: int = 0
+    group_pattern: str | None = None
+    unmasked: bool = False
 
     def setup(self) -> None:
         """Find the files.
@@ -90,17 +98,38 @@ class SemanticSource:
                     f"The folder '{folder}' does not exist; semantic data needs images/ and masks/."
                 )
         if not (root / "images" / "train").is_dir():
-            return self._split(_pairs(root, None), self.val_split, self.test_split)
-        found = {split: _pairs(root, split) for split in SPLITS}
+            return self._split(self._pairs(None, self.unmasked), self.val_split, self.test_split)
+        found = {split: self._pairs(split, self.unmasked and split == "train") for split in SPLITS}
         if not found["val"]:
             parts = self._split(found["train"], self.val_split, 0.0)
             found |= {"train": parts["train"], "val": parts["val"]}
         return found
 
+    def _pairs(self, split: Split | None, unmasked: bool) -> list[MaskedImage]:
+        folder = Path(self.root).expanduser()
+        images, masks = folder / "images" / (split or ""), folder / "masks" / (split or "")
+        found = []
+        for path in sorted(images.glob("*")) if images.is_dir() else []:
+            if path.suffix.lower() not in SUFFIXES:
+                continue
+            mask = masks / f"{path.stem}.png"
+            if not mask.is_file() and not unmasked:
+                raise UserError(f"The image '{path}' has no mask; '{mask}' is missing.")
+            group = group_of(path.name, self.group_pattern)
+            found.append(MaskedImage(path, mask if mask.is_file() else None, group))
+        return found
+
     def _split(self, images: list[MaskedImage], val: float, test: float) -> dict[Split, list[MaskedImage]]:
+        """Images with masks are split; those without train, unless they belong to what is evaluated."""
         linked = near_duplicate_files([item.image for item in images]) if self.near_duplicates else []
-        parts = split_images([None] * len(images), val, test, self.seed, linked)
-        return {split: [images[i] for i in parts[split]] for split in SPLITS}
+        together = [str(part) for part in components([item.group for item in images], linked)]
+        masked = [i for i, item in enumerate(images) if item.mask is not None]
+        parts = split_images([together[i] for i in masked], val, test, self.seed)
+        found: dict[Split, list[int]] = {split: [masked[i] for i in parts[split]] for split in SPLITS}
+        evaluated = {together[i] for i in found["val"] + found["test"]}
+        free = {i for i, item in enumerate(images) if item.mask is None and together[i] not in evaluated}
+        found["train"] = sorted({*found["train"], *free})
+        return {split: [images[i] for i in found[split]] for split in SPLITS}
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -126,35 +155,60 @@ class SemanticSource:
         base = Path(self.root).expanduser() / "images"
         return {s: [item.image.relative_to(base).as_posix() for item in self.index[s]] for s in SPLITS}
 
-    def fingerprint(self) -> str:
-        return file_fingerprint(
-            [path for s in SPLITS for item in self.index[s] for path in (item.image, item.mask)]
-        )
+    def files(self, split: Split) -> list[ImageFile]:
+        names = self.split_lists()[split]
+        return [
+            ImageFile(name, item.image, item.group, item.mask is not None)
+            for name, item in zip(names, self.index[split], strict=True)
+        ]
 
-    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
-        item = self.index[split][index]
-        image, values = read_image(item.image), read_index_mask(item.mask)
-        if image.shape[:2] != values.shape:
+    def fingerprint(self) -> str:
+        items = [item for split in SPLITS for item in self.index[split]]
+        return file_fingerprint([p for item in items for p in (item.image, item.mask) if p is not None])
+
+    def classes_of(self, item: MaskedImage, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Class of every pixel of an image of ``size`` (height, width), None where it has no mask.
+
+        Raises:
+            UserError: the mask does not decode, has another size or a value beyond the class list.
+        """
+        if item.mask is None:
+            return None
+        values = read_index_mask(item.mask)
+        if values.shape != size:
             raise UserError(
                 f"The mask '{item.mask}' is {values.shape[0]}x{values.shape[1]} pixels (height x width), its "
-                f"image {image.shape[0]}x{image.shape[1]}; they must agree."
+                f"image {size[0]}x{size[1]}; they must agree."
             )
         names, ignore = self._classes
-        left, top, width, height = window or (0, 0, image.shape[1], image.shape[0])
-        cut = (slice(top, top + height), slice(left, left + width))
-        semantic = values[cut]
-        wrong = semantic[(semantic >= len(names)) & (semantic != ignore)]
+        known = (values < len(names)) & (values >= 0)
+        wrong = values[~known & (values != ignore)]
         if len(wrong):
             raise UserError(
                 f"The mask '{item.mask}' has the value {int(wrong[0])}, but there are {len(names)} classes "
                 f"and {ignore} is what is ignored; correct classes.json or the mask."
             )
-        empty = _no_objects(np.ascontiguousarray(image[cut]), item.image.name, self._number(split, index))
+        return np.where(values == ignore, IGNORE, values).astype(np.uint8)
+
+    def check(self, split: Split, indices: Sequence[int]) -> None:
+        """Read the masks of these images; raises as :meth:`classes_of`."""
+        for item in (self.index[split][i] for i in indices):
+            self.classes_of(item, image_size(item.image))
+
+    def read(self, split: Split, index: int, epoch: int, window: Window | None) -> Record:
+        item = self.index[split][index]
+        image = read_image(item.image)
+        size = (image.shape[0], image.shape[1])
+        semantic = self.classes_of(item, size)
+        left, top, width, height = window or (0, 0, size[1], size[0])
+        cut = (slice(top, top + height), slice(left, left + width))
+        empty = no_objects(np.ascontiguousarray(image[cut]), item.image.name, self._number(split, index))
         return replace(
             empty,
-            file_size=(image.shape[0], image.shape[1]),
+            file_size=size,
             window=(left, top, width, height),
-            semantic=np.where(semantic == ignore, IGNORE, semantic).astype(np.uint8),
+            group=item.group,
+            semantic=None if semantic is None else np.ascontiguousarray(semantic[cut]),
         )
 
     def _number(self, split: Split, index: int) -> int:
@@ -163,17 +217,21 @@ class SemanticSource:
         return 1 + index + sum(len(self.index[other]) for other in before)
 
 
-def _pairs(root: Path, split: Split | None) -> list[MaskedImage]:
-    images, masks = root / "images" / (split or ""), root / "masks" / (split or "")
-    found = []
-    for path in sorted(images.glob("*")) if images.is_dir() else []:
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        mask = masks / f"{path.stem}.png"
-        if not mask.is_file():
-            raise UserError(f"The image '{path}' has no mask; '{mask}' is missing.")
-        found.append(MaskedImage(path, mask))
-    return found
+def group_of(name: str, pattern: str | None) -> str | None:
+    """What ``pattern`` finds in a file's name: its first bracket, else all that it matches.
+
+    Raises:
+        UserError: the pattern is no regular expression.
+    """
+    if pattern is None:
+        return None
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise UserError(f"data.group_pattern='{pattern}' is no regular expression ({error}).") from error
+    if found is None:
+        return None
+    return str(found[1] if found.re.groups else found[0])
 
 
 def read_index_mask(path: Path) -> NDArray[np.int32]:
@@ -194,7 +252,8 @@ def read_index_mask(path: Path) -> NDArray[np.int32]:
     return values.astype(np.int32)
 
 
-def _no_objects(image: NDArray[np.uint8], file_name: str, image_id: int) -> Record:
+def no_objects(image: NDArray[np.uint8], file_name: str, image_id: int) -> Record:
+    """The record of an image without objects or classes."""
     height, width = image.shape[:2]
     return Record(
         image=image,
@@ -207,6 +266,7 @@ def _no_objects(image: NDArray[np.uint8], file_name: str, image_id: int) -> Reco
         file_name=file_name,
         file_size=(height, width),
         window=(0, 0, width, height),
+        valid=np.ones((height, width), bool),
     )
 
 
@@ -227,7 +287,7 @@ class CocoSemanticSource(CocoSource):
         if record.masks is None:
             raise UserError(f"'{self.root}' has boxes alone, which cannot be read as semantic masks.")
         classes = np.where(record.iscrowd, IGNORE, record.labels + 1)
-        empty = _no_objects(record.image, record.file_name, record.image_id)
+        empty = no_objects(record.image, record.file_name, record.image_id)
         return replace(
             empty,
             file_size=record.file_size,

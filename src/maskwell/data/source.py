@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,7 +26,8 @@ class Record:
     [N], contiguous from 0; ``area`` float32 [N] in pixels; ``iscrowd`` bool [N]; ``masks`` of the
     objects, None where the data has boxes only; ``semantic`` uint8 [H, W], 255 = ignore;
     ``visible`` float32 [N], the share of each whole object that lies in the window; ``phrases``
-    (text, indices of the objects it names) where the data brings its own prompts.
+    (text, indices of the objects it names) where the data brings its own prompts; ``valid`` bool
+    [H, W], False where augmentation had nothing to show, of semantic data only.
     """
 
     image: NDArray[np.uint8]
@@ -42,6 +44,7 @@ class Record:
     semantic: NDArray[np.uint8] | None = None
     phrases: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     group: str | None = None
+    valid: NDArray[np.bool_] | None = None
 
     def select(self, keep: NDArray[np.bool_]) -> Record:
         """The same record with the objects of ``keep`` (bool [N]) only; phrases follow."""
@@ -63,6 +66,19 @@ class Record:
             masks=None if self.masks is None else self.masks.select(keep),
             phrases=phrases,
         )
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of a dataset: its name in the lists of the splits, and what its labels are.
+
+    ``group`` names what must not be parted (drive, patient, slide); ``labelled``: whether labels exist.
+    """
+
+    name: str
+    path: Path
+    group: str | None = None
+    labelled: bool = True
 
 
 class Source(Protocol):
@@ -99,3 +115,10 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the data changes."""
+
+
+class FileSource(Source, Protocol):
+    """A source whose images are files that can be named, chosen and compared."""
+
+    def files(self, split: Split) -> list[ImageFile]:
+        """One entry per image of ``split``, in the order of the indices."""

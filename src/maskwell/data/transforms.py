@@ -12,6 +12,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from albumentations.augmentations.geometric import functional as geometry
 from numpy.typing import NDArray
 
 from maskwell.data.instances import InstanceMasks
@@ -21,12 +22,49 @@ from maskwell.data.source import Record
 cv2.setNumThreads(0)  # loader workers and the trainer share the cores already
 
 
+class RandomZoom(A.Affine):
+    """Random zoom that moves as far as it can: above 1 to any part of the image, below 1 showing all of it.
+
+    Args:
+        scale: range of the zoom.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__(
+            scale=scale,
+            keep_ratio=True,
+            interpolation=cv2.INTER_LINEAR,
+            mask_interpolation=cv2.INTER_NEAREST,
+            p=1.0,
+        )
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Matrices of this call, from the transform's own seeded generator."""
+        height, width = params["shape"][:2]
+        zoom = self.py_random.uniform(*self.scale["x"])
+        room = abs(zoom - 1) / 2
+        shift = {side: self.py_random.uniform(-room, room) * n for side, n in (("x", width), ("y", height))}
+        shear, scale = {"x": 0.0, "y": 0.0}, {"x": zoom, "y": zoom}
+        matrices = [
+            geometry.create_affine_transformation_matrix(shift, shear, scale, 0.0, centre)
+            for centre in (geometry.center((height, width)), geometry.center_bbox((height, width)))
+        ]
+        return {
+            "rotate": 0.0,
+            "scale": scale,
+            "matrix": matrices[0],
+            "bbox_matrix": matrices[1],
+            "output_shape": (height, width),
+        }
+
+
 class Augmentation:
     """Seeded random scale and shift, flips, quarter turns and colour, the same for all of a record.
 
     Args:
         scale: range of the zoom; above 1 crops, below 1 pads with black.
-        shift: largest move as a share of the side.
+        shift: largest move as a share of the side; None for as far as the zoom allows, which shows every
+            part of an image equally often.
         hflip: probability; ``vflip``: probability; ``rotate90``: probability of a random quarter turn.
         brightness: largest relative change; ``contrast``, ``saturation``: the same.
         hue: largest turn as a share of the colour circle.
@@ -36,7 +74,7 @@ class Augmentation:
     def __init__(
         self,
         scale: tuple[float, float] = (0.8, 1.25),
-        shift: float = 0.05,
+        shift: float | None = 0.05,
         hflip: float = 0.5,
         vflip: float = 0.5,
         rotate90: float = 0.5,
@@ -48,7 +86,9 @@ class Augmentation:
     ) -> None:
         self.min_visible = min_visible
         steps: list[Any] = []
-        if tuple(scale) != (1, 1) or shift > 0:
+        if shift is None:
+            steps.append(RandomZoom((float(scale[0]), float(scale[1]))))
+        elif tuple(scale) != (1, 1) or shift > 0:
             steps.append(
                 A.Affine(
                     scale=(float(scale[0]), float(scale[1])),
@@ -65,7 +105,7 @@ class Augmentation:
             steps.append(A.ColorJitter(*around, hue=(-hue, hue), p=0.8))
         self._compose = A.Compose(
             steps,
-            additional_targets={"semantic": "mask"},
+            additional_targets={"semantic": "mask", "valid": "mask"},
             bbox_params=A.BboxParams(format="pascal_voc", label_fields=["box_index"], clip=True),
             save_applied_params=True,
         )
@@ -77,6 +117,8 @@ class Augmentation:
         changed = replace(record, image=out["image"])
         if record.semantic is not None:
             changed = replace(changed, semantic=IGNORE - out["semantic"])
+        if record.valid is not None:
+            changed = replace(changed, valid=out["valid"].astype(bool))
         if record.masks is None:
             return self._with_boxes(changed, out)
         return self._with_masks(changed, record.masks, out)
@@ -113,8 +155,11 @@ def to_sample(record: Record, spec: InputSpec) -> Sample:
     boxes = boxes.clamp(0, 1)
     masks = None if record.masks is None else record.masks.map(lambda plane: _nearest(plane, target))
     semantic = None if record.semantic is None else _nearest(record.semantic, target)
+    image, valid = network_image(record.image, spec), _valid(record, target)
+    if valid is not None:
+        image = image * valid  # 0 is the mean, as in the padding of collation
     return Sample(
-        image=network_image(record.image, spec),
+        image=image,
         boxes=boxes,
         labels=torch.from_numpy(record.labels),
         geometry=Geometry(record.file_size, record.window, target, target),
@@ -122,11 +167,19 @@ def to_sample(record: Record, spec: InputSpec) -> Sample:
         file_name=record.file_name,
         masks=None if masks is None else torch.from_numpy(masks.to_planes()),
         semantic=None if semantic is None else torch.from_numpy(semantic.astype(np.int64)),
+        valid=valid,
         points=(boxes[:, :2] + boxes[:, 2:]) / 2,
         iscrowd=torch.zeros(len(boxes), dtype=torch.bool),
         area=torch.from_numpy(record.area),
         group=record.group,
     )
+
+
+def _valid(record: Record, target: tuple[int, int]) -> torch.Tensor | None:
+    """bool [h, w] of the resized record, None where the whole image is shown."""
+    if record.valid is None or record.valid.all():
+        return None
+    return torch.from_numpy(_nearest(record.valid.astype(np.uint8), target).astype(bool))
 
 
 def content_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
@@ -162,6 +215,8 @@ def _targets(record: Record) -> dict[str, Any]:
     targets: dict[str, Any] = {"image": record.image, "bboxes": np.zeros((0, 4)), "box_index": []}
     if record.semantic is not None:
         targets["semantic"] = IGNORE - record.semantic  # so that the fill value 0 means "ignore"
+    if record.valid is not None:
+        targets["valid"] = record.valid.astype(np.uint8)
     if record.masks is None:
         targets["bboxes"], targets["box_index"] = record.boxes, np.arange(len(record.boxes))
     elif record.masks.flat is not None:
@@ -174,7 +229,7 @@ def _targets(record: Record) -> dict[str, Any]:
 def _zoom(out: dict[str, Any]) -> float:
     """Zoom that the random scale of this sample applied."""
     for name, params in out["applied_transforms"]:
-        if name == "Affine":
+        if name in ("Affine", "RandomZoom"):
             return float(params["scale"]["x"])
     return 1.0
 

@@ -65,8 +65,18 @@ class BaseTask(LightningModule):
     input_spec: InputSpec
     promptable = False
     """Whether it answers the phrases that samples carry."""
+    semantic = False
+    """Whether it gives every pixel a class (:meth:`class_probabilities`) instead of finding objects."""
+    background = True
+    """Of a semantic family: whether class 0 takes part in the mean IoU."""
     knows_scenes = False
     """Whether its base was pretrained on generated scenes, which can be rehearsed in fine-tuning."""
+    iterations: int | None = None
+    """Where a run is counted in iterations and not in epochs: its length, as one epoch of so many batches."""
+    evaluate_every: int | None = None
+    """Then also: iterations between two validations."""
+    max_norm: float = 1.0
+    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
@@ -75,6 +85,16 @@ class BaseTask(LightningModule):
         self.categories: tuple[str, ...] = ()
         self.optim: OptimiserFactory | None = None
         self.reset_progress()
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether its training batches hold unlabelled images too."""
+        return False
+
+    @property
+    def confusion(self) -> Tensor | None:
+        """Of a semantic family: the last evaluation's pixels by true and predicted class, int64 [C, C]."""
+        return None
 
     def reset_progress(self) -> None:
         """Count from the start: a new run, from fresh or from given weights."""
@@ -108,6 +128,10 @@ class BaseTask(LightningModule):
     def prepare_inference(self) -> None:
         """Make the network faster where it will not be trained again; its answers stay the same."""
 
+    def class_probabilities(self, images: Tensor) -> Tensor:
+        """Of a semantic family: float32 [B, 3, H, W], normalised and padded -> probabilities [B, C, H, W]."""
+        raise NotImplementedError(f"{type(self).__name__} defines no class_probabilities.")
+
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
@@ -122,9 +146,11 @@ class BaseTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Step, log, and hand parts and facts to the callbacks (in ``outputs``)."""
-        output = self.step(batch, "train")
+        return self.record_training(self.step(batch, "train"), size=len(batch))
+
+    def record_training(self, output: StepOutput, size: int) -> dict[str, Any]:
+        """Count and log one training step over ``size`` images; what ``training_step`` returns."""
         self.iteration += 1
-        size = len(batch)
         parts = {name: value.detach() for name, value in output.parts.items()}
         facts = {name: value.detach() for name, value in output.facts.items()}
         self.log("train/batch_loss", output.loss.detach(), on_step=True, batch_size=size)

@@ -14,3 +14,14 @@ def warmup_cosine(iteration: int, total: int, *, warmup: int, final_share: float
         return (iteration + 1) / (warmup + 1)
     progress = min(1.0, (iteration - warmup) / max(1, total - warmup))
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def polynomial(iteration: int, total: int, *, power: float = 0.9) -> float:
+    """``(1 - iteration / total) ** power`` (DeepLab, Chen et al., 2018): 0 at ``total``, not before."""
+    share: float = max(0.0, 1 - iteration / max(1, total)) ** power
+    return share
+
+
+def ema_decay(iteration: int, final: float) -> float:
+    """Decay of an exponential moving average: the plain mean of all iterations so far, up to ``final``."""
+    return min(1 - 1 / (iteration + 1), final)

@@ -1,0 +1,102 @@
+"""Two optimisers that share one backward graph: rates, gradients by parameter set, one all-reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from maskwell.errors import UserError
+from maskwell.models.s4gan.net import Generator
+from maskwell.ops.schedules import polynomial
+
+
+@dataclass(frozen=True)
+class Rates:
+    """SGD for the generator, Adam for the discriminator, both polynomial to the end of the run.
+
+    Args:
+        lr_generator: of the backbone (Mittal et al., 2021: 2.5e-4, for pretrained weights).
+        lr_discriminator: (Mittal et al.: 1e-4; the field notes' second try: 5e-5).
+        head_factor: the head's rate is this times the backbone's.
+        momentum: of SGD.
+        weight_decay: of the generator.
+        betas: of Adam (Mittal et al.: 0.9, 0.99).
+        power: of the polynomial.
+    """
+
+    lr_generator: float = 2.5e-4
+    lr_discriminator: float = 1e-4
+    head_factor: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    power: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("lr_generator", "lr_discriminator", "head_factor"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.rates.{name}={getattr(self, name)}: give a positive number.")
+
+    def generator(self, network: Generator) -> torch.optim.Optimizer:
+        """SGD over the trained parameters of backbone and head."""
+        groups = [
+            {"params": _trained(network.backbone), "lr": self.lr_generator, "name": "backbone"},
+            {
+                "params": _trained(network.head),
+                "lr": self.lr_generator * self.head_factor,
+                "name": "head",
+            },
+        ]
+        return torch.optim.SGD(
+            groups, lr=self.lr_generator, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+    def discriminator(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Adam over the discriminator."""
+        low, high = self.betas
+        return torch.optim.Adam(_trained(network), lr=self.lr_discriminator, betas=(low, high))
+
+    def schedule(self, optimiser: torch.optim.Optimizer, total: int) -> LambdaLR:
+        """Per iteration, for a run of ``total`` iterations."""
+        return LambdaLR(optimiser, lambda iteration: polynomial(iteration, total, power=self.power))
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def set_gradients(terms: Sequence[tuple[Tensor, Sequence[nn.Parameter]]]) -> None:
+    """Give each set of parameters the gradient of its own loss, averaged over data-parallel ranks.
+
+    The losses may share a graph; what one loss does to the other's parameters is never computed.
+    ``backward()`` cannot do that under DDP: its reducer takes two backward passes, or parameters
+    without a gradient, for a mistake.
+
+    Args:
+        terms: (loss, parameters that it trains) of each optimiser.
+    """
+    graphs_left = len(terms)
+    for loss, parameters in terms:
+        graphs_left -= 1
+        gradients = torch.autograd.grad(
+            loss, list(parameters), retain_graph=graphs_left > 0, allow_unused=True
+        )
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    average([p.grad for _, parameters in terms for p in parameters if p.grad is not None])
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over ranks, in one all-reduce; nothing happens in a single process."""
+    if not (dist.is_available() and dist.is_initialized()) or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
