@@ -106,6 +106,22 @@ GRIDS = (
         },
     ),
     Grid(
+        "What makes the small base learn from nothing (stage 1, 600 steps, raw losses on new scenes)",
+        "pretraining",
+        {
+            "recipe": "the recipe",
+            "one_to_one": "one query per object in every layer",
+            "no_semantic": "without the dense output",
+            "words_at_once": "with words from the first step on",
+        },
+        {
+            "giou": ("GIoU loss", "{:.3f}"),
+            "box": ("L1 of boxes", "{:.3f}"),
+            "dice": ("dice of masks", "{:.3f}"),
+            "minutes": ("minutes", "{:.0f}"),
+        },
+    ),
+    Grid(
         "CamVid, 46 of 367 images labelled, 11 classes, three seeds",
         "s4gan_camvid",
         _RECIPES,
