@@ -204,6 +204,15 @@ def test_a_finished_run_says_so(finished: Path, tmp_path: Path, capsys: pytest.C
     assert "nothing was left to train" in capsys.readouterr().out
 
 
+def test_an_optimiser_that_the_family_does_not_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyConv, "own_rates", "model.speed")
+    with pytest.raises(UserError, match=r"^optim.lr=0.1: model=tiny_conv does not use .* by model.speed"):
+        train(tmp_path, "optim.lr=0.1")
+    assert not list((tmp_path / "tiny_conv").iterdir())
+
+
 def test_a_folder_that_was_there_is_neither_overwritten_nor_removed(finished: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(UserError, match="holds a run already"):

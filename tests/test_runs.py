@@ -36,6 +36,7 @@ def test_last_is_the_newest_run_with_a_checkpoint(tmp_path: Path) -> None:
     assert runs.find_checkpoint("last", tmp_path, "points") == wanted
     newer = checkpoint_in(runs.create(tmp_path, "points", NOON.replace(second=1)))
     assert runs.find_checkpoint("last", tmp_path, "points") == newer
+    assert runs.newest_checkpoint(tmp_path).parents[2].name == "detr"
 
 
 def test_folder_or_file_name_a_checkpoint(tmp_path: Path) -> None:

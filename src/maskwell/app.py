@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import warnings
 from pathlib import Path
@@ -60,6 +61,7 @@ def _train(run: session.Session) -> float | None:
     cfg = run.cfg
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = build.task(cfg)
+    _check_overrides(task, run.origin)
     data = build.datamodule(cfg, task)
     _load_weights(task, run)
     trainer = _trainer(run, task)
@@ -71,7 +73,10 @@ def _train(run: session.Session) -> float | None:
     started = time.monotonic()
     _fit(trainer, task, data, run)
     if run.resumed and task.iteration == run.resumed.iteration and trainer.is_global_zero:
-        print("nothing was left to train; trainer.max_epochs=... or trainer.max_steps=... lets it go on")
+        longer = "trainer.max_epochs=... or trainer.max_steps=..."
+        if task.iterations is not None:
+            longer = f"a model.iterations above {task.iteration}"
+        print(f"nothing was left to train; {longer} lets it go on")
     score = trainer.callback_metrics.get(task.monitor)
     best = _best(run)
     if cfg.test:
@@ -83,6 +88,16 @@ def _train(run: session.Session) -> float | None:
         )
         results.show(content, run.folder)
     return None if score is None else float(score)
+
+
+def _check_overrides(task: BaseTask, origin: runs.Origin) -> None:
+    """Refuse what is said of an optimiser that the family does not use."""
+    given = [o for o in origin.overrides if re.match(r"[+~]*optim(\.|=|$)", o)]
+    if task.own_rates and given:
+        raise UserError(
+            f"{given[0]}: model={task.family} does not use the group optim; its optimisers are set by "
+            f"{task.own_rates}."
+        )
 
 
 def _check_data(data: DataModule, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from maskwell import compose, runs, schema
+from maskwell import compose, runs, schema, stored_groups
 from maskwell.errors import UserError
 
 VERBS = ("train", "evaluate", "predict")
@@ -26,6 +26,10 @@ def main(verb: str) -> None:
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets exceptions through to us
     schema.register()
+    try:
+        sys.argv[1:] = stored_groups.added(verb, sys.argv[1:], _search_of(sys.argv))
+    except UserError as error:
+        _refuse(error)
     raised: list[BaseException] = []
 
     def job(cfg: DictConfig) -> object:

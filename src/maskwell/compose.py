@@ -111,7 +111,7 @@ def check(cfg: DictConfig, name: str, origin: Origin, search: Sequence[str] = ()
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from error
-    if cfg.get("ckpt"):  # brings its own data
+    if cfg.get("ckpt") or cfg.get("ckpt_path"):  # brings its own data
         missing = [key for key in missing if not key.startswith("data.")]
     if missing:
         raise UserError(f"{missing[0]} has to be given: {missing[0]}=...")
@@ -119,7 +119,7 @@ def check(cfg: DictConfig, name: str, origin: Origin, search: Sequence[str] = ()
 
 def _plain(name: str, choices: Mapping[str, str | None], search: Sequence[str]) -> DictConfig:
     """The chosen group files without experiment, debug preset and single keys."""
-    known = {next(iter(entry)) for entry in _defaults(name)}
+    known = groups(name)
     chosen = {group: _value(choice) for group, choice in choices.items() if group not in RECIPES}
     roots = [f"{group}={value}" for group, value in chosen.items() if group in known]
     with _hydra(search) as extra:
@@ -141,10 +141,10 @@ def _value(choice: object) -> str:
     return "null" if choice is None else str(choice).replace("'", "")
 
 
-def _defaults(name: str) -> list[dict[str, str]]:
-    """The groups of the root file's defaults list."""
+def groups(name: str) -> set[str]:
+    """The groups of the defaults list of ``<name>.yaml``."""
     root = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
-    return [entry for entry in root["defaults"] if isinstance(entry, dict)]
+    return {str(next(iter(entry))) for entry in root["defaults"] if isinstance(entry, dict)}
 
 
 def _new_keys(node: DictConfig, plain: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:

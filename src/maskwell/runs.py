@@ -20,6 +20,7 @@ RUN_DIR = "MASKWELL_RUN_DIR"
 """Environment variable by which the first rank tells the processes it starts the folder of the run."""
 
 _CHOICES = "# groups: "
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 _OVERRIDE = re.compile(r"^[+~]*(?P<key>[^=]+?)(?:=(?P<value>.*))?$", re.DOTALL)
 
 _NOT_CARRIED = ("ckpt_path", "init_from", "plan", "paths", "hydra")
@@ -63,12 +64,15 @@ def find_checkpoint(wanted: str, root: Path, family: str, names: tuple[str, ...]
     return path
 
 
-def newest_checkpoint(root: Path, family: str) -> Path:
-    """``last.ckpt`` of the newest run of ``family`` that has one."""
-    found = sorted((root / family).glob("*/checkpoints/last.ckpt"), key=lambda p: _age(p.parents[1].name))
+def newest_checkpoint(root: Path, family: str | None = None) -> Path:
+    """``last.ckpt`` of the newest run of ``family`` that has one; of all families where none is named."""
+    below = root / family if family else root
+    found = list(below.glob("*/checkpoints/last.ckpt" if family else "*/*/checkpoints/last.ckpt"))
+    if not family:  # other folders with a name of their own may lie there too
+        found = [path for path in found if _STAMP.fullmatch(path.parents[1].name)]
     if not found:
-        raise UserError(f"There is no run with a checkpoint in {root / family} to go on from.")
-    return found[-1]
+        raise UserError(f"There is no run with a checkpoint in {below} to go on from.")
+    return max(found, key=lambda path: _age(path.parents[1].name))
 
 
 def _age(name: str) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from dataclasses import replace
@@ -55,13 +56,13 @@ def test_every_recipe_trains_at_its_best_rate_and_nothing_twice(fake: FakeTraini
     bench = _bench(tmp_path)
     for study in STUDIES:
         for recipe in RECIPES:
-            bench.runs(study, recipe)
-    # three rates with one seed, two more seeds, and three smaller studies, for five recipes
-    assert len(fake.commands) == 5 * (3 + 2 + 3)
+            assert len(bench.runs(study, recipe)[0]) == len(STUDIES[study].seeds)
+    # three rates with one seed, two more seeds, two smaller studies, three seeds of nuclei, for five recipes
+    assert len(fake.commands) == 5 * (3 + 2 + 2 + 3)
     later = [command for command in fake.commands if command["seed"] != "0"]
     assert {command["model.rates.lr_generator"] for command in later} == {"0.03"}
     found, missing = _bench(tmp_path, works=False).figures("1_8")
-    assert len(fake.commands) == 40 and not missing
+    assert len(fake.commands) == 50 and not missing
     for recipe in RECIPES:
         assert found[f"{recipe}.lr"] == 0.03
         shift = 0.02 if recipe == "sound" else 0.01
@@ -74,6 +75,8 @@ def test_every_recipe_trains_at_its_best_rate_and_nothing_twice(fake: FakeTraini
     small, _ = _bench(tmp_path, works=False).figures("1_16")
     assert small["1_16.sound_minus_supervised.miou"] == pytest.approx(0.06)
     assert "1_16.sound.miou.std" not in small
+    nuclei, _ = _bench(tmp_path, works=False).figures("dsb2018")
+    assert {f"{recipe}.miou{more}" for recipe in RECIPES for more in ("", ".std")} <= nuclei.keys()
 
 
 def test_what_is_not_finished_is_left_out_and_named(fake: FakeTraining, tmp_path: Path) -> None:
@@ -81,18 +84,25 @@ def test_what_is_not_finished_is_left_out_and_named(fake: FakeTraining, tmp_path
     found, missing = _bench(tmp_path, works=False).figures("1_8")
     assert "sound.miou" in found and not any("minus" in name for name in found)
     assert missing == [f"1_8.{recipe}" for recipe in RECIPES if recipe != "sound"]
+    _bench(tmp_path).run("1_8", "supervised", 1)
+    found, missing = _bench(tmp_path, works=False).figures("1_8")
+    # the training that found the rate is that of seed 0
+    assert found["sound_minus_supervised.miou"] == pytest.approx(0.06 + 0.01 * 0.5)
+    assert missing[0] == "1_8.supervised (seed 2)"
 
 
 def test_both_files_are_written(fake: FakeTraining, tmp_path: Path) -> None:
-    for study in ("1_8", "dsb2018"):
-        for recipe in ("supervised", "sound"):
+    for study, recipe in itertools.product(("1_8", "dsb2018"), ("supervised", "sound")):
+        _bench(tmp_path / "runs").run(study, recipe, 0)
+        if study == "1_8":
             _bench(tmp_path / "runs").runs(study, recipe)
     args = argparse.Namespace(quick=False, out=tmp_path / "s4gan_camvid.json")
     s4gan_camvid.publish(_bench(tmp_path / "runs", works=False), args)
     camvid, nuclei = (json.loads((tmp_path / f"s4gan_{n}.json").read_text()) for n in ("camvid", "dsb2018"))
     assert camvid["seeds"] == [0, 1, 2] and camvid["minutes"] == 2 * 5 * 9
     assert "Not measured yet: 1_8.guide" in camvid["notes"]
-    assert nuclei["seeds"] == [0] and nuclei["minutes"] == 2 * 9 and "sound.miou" in nuclei["figures"]
+    assert nuclei["seeds"] == [0, 1, 2] and nuclei["minutes"] == 2 * 9 and "sound.miou" in nuclei["figures"]
+    assert "dsb2018.sound (seed 1)" in nuclei["notes"]
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
@@ -119,4 +129,5 @@ def test_the_trainings_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_the_quick_form_differs_from_the_full_one_only_in_size() -> None:
     assert set(s4gan_camvid.QUICK.recipes) <= set(RECIPES)
-    assert s4gan_camvid.QUICK.studies == {"1_8": replace(STUDIES["1_8"], seeds=(0,))}
+    quick = {name: replace(STUDIES[name], seeds=(0,)) for name in ("1_8", "dsb2018")}
+    assert quick == s4gan_camvid.QUICK.studies

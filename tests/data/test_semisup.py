@@ -18,7 +18,7 @@ from torch import Tensor
 from maskwell.data.datamodule import DataModule
 from maskwell.data.kinds import semi
 from maskwell.data.sample import IGNORE, Batch, InputSpec, collate
-from maskwell.data.semantic import SemanticSource
+from maskwell.data.semantic import CocoSemanticSource, SemanticSource
 from maskwell.data.semisup import SemiSupervisedData
 from maskwell.data.transforms import Augmentation
 from maskwell.errors import UserError
@@ -170,6 +170,24 @@ def test_coco_instances_as_classes(tmp_path: Path) -> None:
     assert data.categories == ("background", "cell")
     assert set(streams["labelled"].semantic().unique().tolist()) == {0, 1, IGNORE}
     assert all(sample.hidden is not None for sample in streams["unlabelled"].samples)
+
+
+def test_windows_of_unlabelled_images_do_not_depend_on_their_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def windows() -> dict[str, list[object]]:
+        data = module(folder, coco=True, labelled=2, crop=8, augment=None)
+        return {
+            name: [sample.geometry.window for streams in batches(data) for sample in streams[name].samples]
+            for name in ("labelled", "unlabelled")
+        }
+
+    folder = dataset(tmp_path, train=6)
+    before = windows()
+    corner = np.asarray([[0, 0, 2, 2]], np.float32)
+    monkeypatch.setattr(CocoSemanticSource, "objects", lambda *_: corner)
+    after = windows()
+    assert before["unlabelled"] == after["unlabelled"] and before["labelled"] != after["labelled"]
 
 
 def test_summary(root: Path) -> None:

@@ -17,6 +17,8 @@ from maskwell.data.source import SPLITS, Record, Source, Split, Window
 from maskwell.data.transforms import Augmentation, to_sample
 from maskwell.data.windows import random_window, tiles
 
+NO_BOXES = np.zeros((0, 4), np.float32)
+
 
 class SampleDataset(Dataset[Sample]):
     """Samples of one split; item (epoch, index) is a pure function of the seed and this key.
@@ -35,6 +37,8 @@ class SampleDataset(Dataset[Sample]):
         limit: use only this many images, a seeded choice.
         images: use only these images, by their index in the split.
         training: cropped and augmented at random, without truth; whether it is the training split if None.
+        around_objects: nine in ten training windows hold an object; False: they lie anywhere, as they must
+            where labels may not be used.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class SampleDataset(Dataset[Sample]):
         limit: int | None = None,
         images: Sequence[int] | None = None,
         training: bool | None = None,
+        around_objects: bool = True,
     ) -> None:
         self.training = split == "train" if training is None else training
         self.source = source
@@ -60,6 +65,7 @@ class SampleDataset(Dataset[Sample]):
         self.augment = augment if self.training else None
         self.crop = crop
         self.min_visible = min_visible
+        self.around_objects = around_objects
         self.images = list(range(source.size(split)) if images is None else images)
         if limit is not None and limit < len(self.images):
             chosen = np.random.default_rng(seed).permutation(len(self.images))[:limit]
@@ -84,7 +90,7 @@ class SampleDataset(Dataset[Sample]):
         image, window = self.items[index]
         if self.training and self.crop is not None:
             size = self.source.image_size(self.split, image)
-            boxes = self.source.objects(self.split, image)
+            boxes = self.source.objects(self.split, image) if self.around_objects else NO_BOXES
             window = random_window(size, boxes, self.crop, rng)
         record = self.source.read(self.split, image, epoch, window)
         record = record.select((record.visible >= self.min_visible) | record.iscrowd)

@@ -143,11 +143,21 @@ class SemiSupervisedData(DataModule):
     def unlabelled_dataset(self) -> Unlabelled:
         """The unlabelled images, augmented as the labelled ones, by random numbers of their own."""
         seed = int(np.random.SeedSequence([self.seed, 1]).generate_state(1)[0])
-        return Unlabelled(self._training(self._folder or self.source, seed, self.unlabelled))
+        source = self._folder or self.source
+        return Unlabelled(self._training(source, seed, self.unlabelled, around_objects=False))
 
-    def _training(self, source: Any, seed: int, images: Sequence[int]) -> SampleDataset:
+    def _training(
+        self, source: Any, seed: int, images: Sequence[int], around_objects: bool = True
+    ) -> SampleDataset:
         return SampleDataset(
-            source, "train", self.input_spec, seed, augment=self.augment, crop=self.crop, images=images
+            source,
+            "train",
+            self.input_spec,
+            seed,
+            augment=self.augment,
+            crop=self.crop,
+            images=images,
+            around_objects=around_objects,
         )
 
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]

@@ -75,6 +75,8 @@ class BaseTask(LightningModule):
     """Where a run is counted in iterations and not in epochs: its length, as one epoch of so many batches."""
     evaluate_every: int | None = None
     """Then also: iterations between two validations."""
+    own_rates: str | None = None
+    """Where a family makes its optimisers itself, without the group optim: the keys that set them."""
     max_norm: float = 1.0
     """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
     trained_label = "trained"
@@ -213,3 +215,16 @@ class BaseTask(LightningModule):
         self.iteration = int(checkpoint.get("iteration", 0))
         total, self._epoch_size = checkpoint.get("epoch_loss", (0.0, 0))
         self._epoch_loss = torch.tensor(total, device=self.device)
+        if self.iterations is not None and self.iteration < self.iterations and "loops" in checkpoint:
+            _reopen_epoch(checkpoint["loops"]["fit_loop"])
+
+
+def _reopen_epoch(loop: dict[str, Any]) -> None:
+    """Let a run that was counted in iterations go on behind its end: its only epoch is open again.
+
+    Args:
+        loop: Lightning's state of the fit loop; one from the middle of a run stays as it is.
+    """
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    for progress in loop["epoch_progress"].values():
+        progress.update(processed=0, completed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,53 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, tmp_path: Path) ->
         assert equal, name
     assert more.rows[-1]["train/loss_g"] == rows.rows[-1]["train/loss_g"]
     assert trainer.checkpoint_callback.best_model_score == whole_trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+
+
+CONSTANT = Rates(lr_generator=1e-2, lr_discriminator=1e-3, power=0.0)
+
+
+@pytest.mark.parametrize("evaluate_every", [2, 4])  # the last checkpoint is of a validation, or of the end
+def test_a_finished_run_goes_on_as_if_it_had_been_longer(evaluate_every: int, tmp_path: Path) -> None:
+    def task(iterations: int) -> S4Gan:
+        return make_task("sound", rates=CONSTANT, iterations=iterations, evaluate_every=evaluate_every)
+
+    whole, rows = task(8), Rows()
+    whole_trainer = fit(whole, rows, RunCheckpoint(str(tmp_path / "whole")), default_root_dir=tmp_path)
+    fit(task(6), RunCheckpoint(str(tmp_path / "short")), default_root_dir=tmp_path)
+    longer, more = task(8), Rows()
+    keep, last = RunCheckpoint(str(tmp_path / "short")), str(tmp_path / "short" / "last.ckpt")
+    trainer = fit(longer, more, keep, resume=last, default_root_dir=tmp_path)
+    assert [row["train/loss_g"] for row in more.rows] == [row["train/loss_g"] for row in rows.rows[6:]]
+    wanted, found = flat(state(whole, whole_trainer)), flat(state(longer, trainer))
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        equal = torch.equal(value, found[name]) if isinstance(value, Tensor) else value == found[name]
+        assert equal, name
+    assert trainer.callback_metrics["val/miou"] == whole_trainer.callback_metrics["val/miou"]
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_a_resumed_run_follows_the_rates_and_the_length_it_is_given(stop: int, tmp_path: Path) -> None:
+    before = make_task("guide", iterations=stop)
+    fit(before, RunCheckpoint(str(tmp_path)), default_root_dir=tmp_path)
+    rates = Rates(lr_generator=2e-2, lr_discriminator=5e-3, momentum=0.8)
+    after, rows = make_task("guide", rates=rates, iterations=8), Rows()
+    trainer = fit(after, rows, LRMonitor(), resume=str(tmp_path / "last.ckpt"), default_root_dir=tmp_path)
+    assert after.iteration == 8 and len(rows.rows) == 8 - stop
+    for place, row in enumerate(rows.rows, start=stop):
+        share = (1 - place / 8) ** 0.9
+        assert math.isclose(row["train/learning_rate_generator"], 2e-2 * share, rel_tol=1e-6)
+        assert math.isclose(row["train/learning_rate_generator/head"], 2e-1 * share, rel_tol=1e-6)
+        assert math.isclose(row["train/learning_rate_discriminator"], 5e-3 * share, rel_tol=1e-6)
+    assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.8
+
+
+@pytest.mark.parametrize(("st_start", "warns"), [(6, True), (5, False)])
+def test_self_training_behind_the_end_is_told(
+    st_start: int, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(make_task(replace(RECIPES["sound_without_d"], st_start=st_start)))
+    assert ("model.recipe.st_start=6 is behind the end" in capsys.readouterr().out) == warns
 
 
 def test_a_batch_of_one_trains_with_batchnorm() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwell.data.sample import Batch
+from maskwell.models.s4gan import objective
 from maskwell.models.s4gan.module import S4Gan
 from maskwell.models.s4gan.objective import Losses, Networks
 from maskwell.models.s4gan.optimisation import set_gradients
@@ -156,6 +157,26 @@ def test_padding_never_teaches() -> None:
     found = losses(make_task(RECIPES["guide"]), batch)
     assert found.pseudo is not None
     assert (found.pseudo.labels[:, 16:] == 255).all() and (found.pseudo.labels[:, :16] != 255).any()
+
+
+def test_self_training_divides_by_the_pixels_that_are_left_after_cutmix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    divisors = []
+
+    def spy(logits: Tensor, labels: Tensor, of: Tensor | None = None) -> Tensor:
+        divisors.append(of)
+        return plain_entropy(logits, labels, of)
+
+    plain_entropy = objective.loss.cross_entropy
+    monkeypatch.setattr(objective.loss, "cross_entropy", spy)
+    inside = torch.zeros(2, 32, 32, dtype=torch.bool)
+    inside[1] = True  # the second image becomes the first, of which half is padding
+    monkeypatch.setattr(objective.cutmix, "rectangles", lambda *_: inside)
+    batch = train_batch()
+    batch["unlabelled"].pixel_mask[0, 16:] = False
+    losses(make_task("sound_without_d"), batch)
+    assert int(divisors[-1]) == 2 * 16 * 32
 
 
 def test_the_gradient_penalty_reaches_the_discriminator_every_sixteenth_iteration() -> None:

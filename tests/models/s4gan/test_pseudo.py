@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from maskwell.models.s4gan import pseudo
+from maskwell.models.s4gan.tally import PseudoTally
 
 PROBABILITIES = torch.tensor(
     [  # two images of 1 x 3 pixels, two classes
@@ -36,7 +37,8 @@ def test_class_wise_thresholds() -> None:
     found = pseudo.choose(PROBABILITIES, ALL, None, thresholds)
     assert found.labels.tolist() == [[[0, 255, 1]], [[255, 1, 255]]]
     lowered = pseudo.class_thresholds(torch.tensor([0.8, 0.4, 0.0]), 0.9)
-    assert torch.allclose(lowered, torch.tensor([0.9, 0.45, 0.0]))
+    assert torch.allclose(lowered, torch.tensor([0.9, 0.45, 0.9]))  # the last was never predicted
+    assert torch.equal(pseudo.class_thresholds(torch.zeros(2), 0.9), torch.full((2,), 0.9))
 
 
 def test_running_mean_moves_only_classes_that_were_predicted() -> None:
@@ -46,6 +48,17 @@ def test_running_mean_moves_only_classes_that_were_predicted() -> None:
     assert counts.tolist() == [4, 2, 0]
     mean = pseudo.running_mean(torch.ones(3), sums, counts, 0.9)
     assert torch.allclose(mean, torch.tensor([0.9 + 0.1 * 2.7 / 4, 0.9 + 0.1 * 0.75, 1.0]))
+    first = pseudo.running_mean(torch.zeros(3), sums, counts, 0.9)
+    assert torch.allclose(first, torch.tensor([2.7 / 4, 0.75, 0.0]))
+
+
+def test_the_surest_class_keeps_the_threshold_where_another_was_never_predicted() -> None:
+    tally = PseudoTally(3)
+    found = pseudo.choose(PROBABILITIES, ALL, None, None)
+    sums, counts = pseudo.confidence_sums(found, ALL, 3)
+    tally.add(torch.cat([torch.zeros(6), torch.zeros(3), sums, counts]))
+    thresholds = pseudo.class_thresholds(tally.mean_confidence, 0.9)
+    assert torch.allclose(thresholds, torch.tensor([0.9 * 0.675 / 0.75, 0.9, 0.9]))
 
 
 def test_agreement_and_histogram_leave_void_out() -> None:

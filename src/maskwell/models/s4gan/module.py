@@ -51,6 +51,7 @@ class S4Gan(BaseTask):
     family = "s4gan"
     monitor = "val/miou"
     semantic = True
+    own_rates = "model.rates.lr_generator, model.rates.lr_discriminator and the rest of model.rates"
     generator: net.Generator
     teacher: Teacher
     tally: PseudoTally
@@ -149,10 +150,9 @@ class S4Gan(BaseTask):
         optimisers = [self.rates.generator(self.generator)]
         if self.discriminator is not None:
             optimisers.append(self.rates.discriminator(self.discriminator))
-        return optimisers, [
-            {"scheduler": self.rates.schedule(optimiser, total), "interval": "step"}
-            for optimiser in optimisers
-        ]
+        schedules = [self.rates.schedule(optimiser, total) for optimiser in optimisers]
+        self._settings = [optimisation.settings(optimiser) for optimiser in optimisers]
+        return optimisers, [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
 
     def on_fit_start(self) -> None:
         """Refuse float16: its loss scaling knows nothing of gradients that are computed by hand."""
@@ -160,6 +160,21 @@ class S4Gan(BaseTask):
             raise UserError(
                 f"trainer.precision={self.trainer.precision}: model=s4gan trains in 32-true or bf16-mixed."
             )
+        recipe = self.recipe
+        late = recipe.unlabelled and recipe.lambda_st > 0 and recipe.st_start >= self.iterations
+        if late and self.trainer.is_global_zero:
+            print(
+                f"warning: model.recipe.st_start={recipe.st_start} is behind the end of the run "
+                f"(model.iterations={self.iterations}): nothing is learnt from pseudo-labels"
+            )
+
+    def on_train_start(self) -> None:
+        """A resumed run takes rates and length from its configuration, and from the checkpoint the rest."""
+        schedules = _listed(self.lr_schedulers())
+        for optimiser, schedule, settings in zip(
+            self.trainer.optimizers, schedules, self._settings, strict=True
+        ):
+            optimisation.configure(optimiser, schedule, settings)
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> dict[str, Any]:  # type: ignore[override]
         """One iteration: both gradients, both steps, the teacher, the schedules."""

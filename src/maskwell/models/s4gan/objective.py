@@ -187,18 +187,18 @@ class Objective:
     def _self_training(
         self, generator: nn.Module, unlabelled: Batch, own: Tensor | None, found: PseudoLabels
     ) -> Tensor:
-        labels, logits = found.labels, own
+        labels, logits, valid = found.labels, own, unlabelled.pixel_mask
         if self.recipe.strong_views:
             view = strong_view(unlabelled.images, self.spec.mean, self.spec.std)
-            view = view * unlabelled.pixel_mask[:, None]
+            view = view * valid[:, None]
             height, width = view.shape[-2:]
             inside = cutmix.rectangles(len(view), (height, width), self.recipe.cutmix, view.device)
-            labels = cutmix.mix(inside, labels)
+            labels, valid = cutmix.mix(inside, labels), cutmix.mix(inside, valid)
             logits = generator(cutmix.mix(inside, view))
         elif logits is None:
             logits = generator(unlabelled.images)
         # With a threshold few sure pixels shall weigh little: all that could be sure are the divisor.
-        of = unlabelled.pixel_mask.sum() if self.recipe.pixel_threshold is not None else None
+        of = valid.sum() if self.recipe.pixel_threshold is not None else None
         return loss.cross_entropy(logits, labels, of)
 
     def colours(self, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,6 +65,23 @@ class Rates:
     def schedule(self, optimiser: torch.optim.Optimizer, total: int) -> LambdaLR:
         """Per iteration, for a run of ``total`` iterations."""
         return LambdaLR(optimiser, lambda iteration: polynomial(iteration, total, power=self.power))
+
+
+def settings(optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What the configuration says of each parameter group: everything but the parameters."""
+    return [{name: value for name, value in g.items() if name != "params"} for g in optimiser.param_groups]
+
+
+def configure(optimiser: torch.optim.Optimizer, schedule: LambdaLR, wanted: Sequence[dict[str, Any]]) -> None:
+    """Give a restored optimiser the :func:`settings` it was configured with, at the schedule's iteration.
+
+    A checkpoint brings the settings of the run before, and with them the rate at its own end.
+    """
+    schedule.base_lrs = [group["initial_lr"] for group in wanted]
+    shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
+    for group, fresh, share in zip(optimiser.param_groups, wanted, shares, strict=True):
+        group.update(fresh, lr=fresh["initial_lr"] * share)
+    schedule._last_lr = [group["lr"] for group in optimiser.param_groups]
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:

@@ -55,10 +55,12 @@ def class_thresholds(mean_confidence: Tensor, threshold: float) -> Tensor:
     """``threshold`` lowered for classes of which the model is less sure, [C] (FreeMatch, Wang et al., 2023).
 
     Args:
-        mean_confidence: running mean of the confidence of the pixels predicted as each class, [C].
+        mean_confidence: running mean of the confidence of the pixels predicted as each class, [C]; 0 for
+            classes that were never predicted, which get ``threshold`` itself.
         threshold: of the class with the greatest.
     """
-    return threshold * mean_confidence / mean_confidence.max().clamp(min=1e-6)
+    share = mean_confidence / mean_confidence.max().clamp(min=1e-6)
+    return threshold * torch.where(mean_confidence > 0, share, 1.0)
 
 
 def confidence_sums(found: PseudoLabels, valid: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -70,8 +72,10 @@ def confidence_sums(found: PseudoLabels, valid: Tensor, classes: int) -> tuple[T
 
 
 def running_mean(mean: Tensor, sums: Tensor, counts: Tensor, decay: float) -> Tensor:
-    """``mean`` [C] moved towards ``sums / counts`` where a class was predicted at all."""
-    return torch.where(counts > 0, decay * mean + (1 - decay) * sums / counts.clamp(min=1), mean)
+    """``mean`` [C] moved towards ``sums / counts`` where a class was predicted, all the way from 0."""
+    found = sums / counts.clamp(min=1)
+    moved = torch.where(mean > 0, decay * mean + (1 - decay) * found, found)
+    return torch.where(counts > 0, moved, mean)
 
 
 def agreement(labels: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

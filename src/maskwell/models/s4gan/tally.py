@@ -23,7 +23,8 @@ class PseudoTally(nn.Module):
         classes: C.
 
     Attributes:
-        mean_confidence: running mean of the confidence of pixels predicted as each class, [C].
+        mean_confidence: running mean of the confidence of pixels predicted as each class, [C]; 0 for those
+            that were never predicted.
     """
 
     mean_confidence: Tensor
@@ -32,13 +33,13 @@ class PseudoTally(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.register_buffer("mean_confidence", torch.ones(classes))
+        self.register_buffer("mean_confidence", torch.zeros(classes))
         self.register_buffer("pixels", torch.zeros(classes, dtype=torch.int64))
         self.register_buffer("checked", torch.zeros(2, dtype=torch.int64))  # right, all
 
     def forget(self) -> None:
         """Back to the start of a run."""
-        self.mean_confidence.fill_(1.0)
+        self.mean_confidence.zero_()
         self.pixels.zero_()
         self.checked.zero_()
 
