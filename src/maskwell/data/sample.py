@@ -151,6 +151,22 @@ class Prediction:
 
 
 @dataclass
+class MarkedState:
+    """An image with some of its objects marked, and what a model says comes next; window pixels.
+
+    ``marks`` float32 [k, 2] in their order; ``predicted`` float32 [2]; ``done`` probability of "no
+    more"; ``target`` float32 [2] is the object that comes next in this very image, None where
+    ``finished``: every object is marked.
+    """
+
+    marks: Tensor
+    predicted: Tensor
+    done: float
+    target: Tensor | None
+    finished: bool
+
+
+@dataclass
 class Sample:
     """One image ready for a network, with everything needed to score and to draw it.
 
