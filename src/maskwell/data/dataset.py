@@ -35,6 +35,7 @@ class SampleDataset(Dataset[Sample]):
         limit: use only this many images, a seeded choice.
         images: use only these images, by their index in the split.
         training: cropped and augmented at random, without truth; whether it is the training split if None.
+        pointwise: give samples and truth a point per object.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class SampleDataset(Dataset[Sample]):
         limit: int | None = None,
         images: Sequence[int] | None = None,
         training: bool | None = None,
+        pointwise: bool = False,
     ) -> None:
         self.training = split == "train" if training is None else training
         self.source = source
@@ -60,6 +62,7 @@ class SampleDataset(Dataset[Sample]):
         self.augment = augment if self.training else None
         self.crop = crop
         self.min_visible = min_visible
+        self.pointwise = pointwise
         self.images = list(range(source.size(split)) if images is None else images)
         if limit is not None and limit < len(self.images):
             chosen = np.random.default_rng(seed).permutation(len(self.images))[:limit]
@@ -90,8 +93,8 @@ class SampleDataset(Dataset[Sample]):
         record = record.select((record.visible >= self.min_visible) | record.iscrowd)
         if self.augment is not None:
             record = self.augment(record, int(rng.integers(2**32)))
-        sample = to_sample(record, self.spec)
-        truth = None if self.training else truth_of(record)
+        sample = to_sample(record, self.spec, self.pointwise)
+        truth = None if self.training else truth_of(record, self.pointwise)
         return replace(sample, prompts=self._prompts(record, rng), truth=truth)
 
     def _prompts(self, record: Record, rng: np.random.Generator) -> tuple[Prompt, ...]:
@@ -107,8 +110,11 @@ class SampleDataset(Dataset[Sample]):
         return self.prompts.training(labels, self.source.categories, rng, unsure=crowds)
 
 
-def truth_of(record: Record) -> Truth:
-    """Ground truth of a record that was not augmented, in its window's pixels, crowds included."""
+def truth_of(record: Record, pointwise: bool = False) -> Truth:
+    """Ground truth of a record that was not augmented, in its window's pixels, crowds included.
+
+    ``pointwise``: with a point per object that is no crowd.
+    """
     height, width = record.image.shape[:2]
     semantic = None
     if record.semantic is not None:
@@ -121,4 +127,5 @@ def truth_of(record: Record) -> Truth:
         area=torch.from_numpy(record.area),
         rles=None if record.masks is None else rle.encode(record.masks),
         semantic=semantic,
+        points=torch.from_numpy(record.select(~record.iscrowd).points()) if pointwise else None,
     )
