@@ -163,17 +163,15 @@ class Prediction:
         size: tuple[int, int],
         points: Tensor,
         scores: Tensor,
-        labels: Tensor | None = None,
         stopped: bool | None = None,
         done: float | None = None,
     ) -> Prediction:
         """A prediction that is points, float32 [K, 2], in the order they were marked, without extent.
 
-        Each has a box without area at its place, so that whatever orders or selects boxes works;
-        ``labels``: zeros where there is one category.
+        Each has a box without area at its place, so that whatever orders or selects boxes works, and the
+        label 0: marks tell no categories apart.
         """
-        if labels is None:
-            labels = torch.zeros(len(points), dtype=torch.int64)
+        labels = torch.zeros(len(points), dtype=torch.int64)
         return cls(size, points.repeat(1, 2), scores, labels, points=points, stopped=stopped, done=done)
 
 
