@@ -46,7 +46,8 @@ class HeadGradients(Callback):
         values = torch.stack(list(tensors.values())).tolist()  # the one transfer of a step
         measured = dict(zip(tensors, values, strict=True))
         if self.steps == 0 and trainer.is_global_zero:
-            print(check(measured, self.low, self.high, getattr(pl_module, "states_mode", "")))
+            mode = getattr(getattr(pl_module, "policy", None), "mode", "")
+            print(check(measured, self.low, self.high, mode))
         self.steps += 1
         self.exploded += any(not value <= self.high for value in values)
         self.highest |= {name: max(value, self.highest.get(name, 0.0)) for name, value in measured.items()}

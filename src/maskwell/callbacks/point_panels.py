@@ -32,6 +32,8 @@ class PointPanels(Pictures):
         if examples is None:
             return
         states: list[MarkedState] = examples(batch, outputs)
+        if not states:  # a head that marks everything at once
+            return
         rows = zip(batch.images, batch.samples, states, strict=True)
         for image, sample, state in list(rows)[:count]:
             error = pixel_error(state, sample.geometry)
