@@ -195,7 +195,7 @@ def _to_canvas(image: Pixels, min_side: int, max_side: int) -> tuple[Pixels, flo
 
 
 def _kept(objects: Prediction | Truth, threshold: float) -> list[int]:
-    """Indices to draw, best score first, points as they were marked; crowd regions of a truth are left out."""
+    """Indices to draw, best score first, points as they were marked; crowds are left out."""
     if isinstance(objects, Prediction) and objects.points is not None:
         return (objects.scores >= threshold).nonzero().flatten().tolist()
     if isinstance(objects, Prediction):

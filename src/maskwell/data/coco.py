@@ -125,6 +125,11 @@ class CocoSource:
         everything = (image for images in self._read[1].values() for image in images)
         return any(mask is not None for image in everything for mask in image.segmentations)
 
+    @cached_property
+    def points_only(self) -> int:
+        """Objects of the dataset that are points without box or mask."""
+        return sum(image.points_only for images in self._read[1].values() for image in images)
+
     @property
     def categories(self) -> tuple[str, ...]:
         return tuple(self._read[0].values())
@@ -179,6 +184,7 @@ class CocoSource:
             file_size=size,
             window=(left, top, width, height),
             group=image.group,
+            keypoints=_keypoints(image, (left, top)),
         )
         return _cut_masks(record, image) if self.has_masks else _cut_boxes(record)
 
@@ -200,6 +206,13 @@ def _object_range(given: Sequence[int | None] | None) -> tuple[float, float]:
         f"data.objects={list(given)} is no range: give the fewest and the most objects of an image, such as "
         "[5,50] or [1,null]."
     )
+
+
+def _keypoints(image: CocoImage, corner: tuple[int, int]) -> NDArray[np.float32] | None:
+    """float32 [N, 2] in window pixels; None where no object has one."""
+    if np.isnan(image.keypoints).all():
+        return None
+    return np.asarray(image.keypoints - np.array(corner, np.float32), np.float32)
 
 
 def _cut_boxes(record: Record) -> Record:
@@ -247,6 +260,7 @@ def _cut_masks(record: Record, image: CocoImage) -> Record:
         window=record.window,
         masks=masks,
         group=record.group,
+        keypoints=None if record.keypoints is None else record.keypoints[rows],
     )
     return cut.select(area > 0)
 

@@ -161,6 +161,12 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the index; raises UserError where the data cannot be used."""
         self.source.setup()
+        points_only = getattr(self.source, "points_only", 0)
+        if points_only and not self.pointwise:
+            raise UserError(
+                f"{points_only} objects of the data are points without box or mask, from which only "
+                "model=points learns; choose it, or give them boxes or masks."
+            )
         if self.prompts is not None:
             self.prompts.check(self.categories)
 
