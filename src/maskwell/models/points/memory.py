@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskwell.errors import UserError
-
 NARROW, WIDE = 0.75, 2.5
 """Widths of the bumps around a mark, in cells."""
 CHUNK = 4_000_000
@@ -92,8 +90,6 @@ def cell_centres(size: tuple[int, int], device: torch.device | str) -> Tensor:
 
 def padded(marks: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Marks [k, 2] of several states as one tensor [S, M, 2] with their counts int64 [S]."""
-    if not marks:
-        raise UserError("There are no states to decode: model.states must be at least 1.")
     counts = torch.tensor([len(row) for row in marks], device=marks[0].device)
     return torch.nn.utils.rnn.pad_sequence(marks, batch_first=True), counts
 

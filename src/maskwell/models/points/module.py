@@ -298,7 +298,10 @@ class Points(BaseTask):
                 "class_head": list(head.class_head.parameters()),
                 "offset_head": list(head.offset_head.parameters()),
             }
-        groups["decoder"] = [*self.net.keys.parameters(), *self.net.decoder.parameters()]
+        decoder = [*self.net.keys.parameters(), *self.net.decoder.parameters()]
+        if isinstance(head, XYHead):
+            decoder += head.attention.parameters()
+        groups["decoder"] = decoder
         groups["encoder"] = [p for p in self.net.encoder.parameters() if p.requires_grad]
         return groups
 
