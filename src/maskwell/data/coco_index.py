@@ -198,8 +198,8 @@ def _checked(annotation: dict[str, Any], labels: Mapping[int, int], file: Path) 
         raise UserError(f"{which} has keypoints that are none: {error}.") from error
     box = annotation.get("bbox") or _box_of(annotation.get("segmentation"))
     if point is not None and is_point(annotation):
-        x, y = (math.floor(v) - _POINT_SIDE // 2 for v in point)
-        return {**annotation, "bbox": (x, y, _POINT_SIDE, _POINT_SIDE), "points_only": True}
+        left, top = (math.floor(v) - _POINT_SIDE // 2 for v in point)
+        return {**annotation, "bbox": (left, top, _POINT_SIDE, _POINT_SIDE), "points_only": True}
     try:
         x, y, w, h = (float(v) for v in box or ())
     except (TypeError, ValueError) as error:

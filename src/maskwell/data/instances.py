@@ -69,13 +69,12 @@ class InstanceMasks:
         """
         if self.flat is not None:
             rows, columns = np.nonzero(self.flat)
-            owner = self.flat[rows, columns]
+            owner = self.flat[rows, columns].astype(np.int64) - 1
         else:
             assert self.planes is not None
             owner, rows, columns = np.nonzero(self.planes)
-            owner = owner + 1
-        sums = [np.bincount(owner, at + 0.5, self.count + 1)[1:] for at in (columns, rows)]
-        pixels = np.maximum(np.bincount(owner, minlength=self.count + 1)[1:], 1)
+        sums = [np.bincount(owner, at + 0.5, self.count) for at in (columns, rows)]
+        pixels = np.maximum(np.bincount(owner, minlength=self.count), 1)
         return np.asarray(np.stack(sums, 1) / pixels[:, None], np.float32)
 
     def boxes(self) -> NDArray[np.float32]:

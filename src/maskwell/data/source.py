@@ -76,12 +76,15 @@ class Record:
         Its keypoint where it has one inside the window, the centroid of its mask, or the centre of its
         box; of the part that lies in the window.
         """
-        places = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2 if self.masks is None else self.masks.centroids()
+        if self.masks is None:
+            places = np.asarray((self.boxes[:, :2] + self.boxes[:, 2:]) / 2, np.float32)
+        else:
+            places = self.masks.centroids()
         if self.keypoints is None:
             return places
         sides = np.array([self.image.shape[1], self.image.shape[0]], np.float32)
-        inside = ((self.keypoints >= 0) & (self.keypoints < sides)).all(1)
-        return np.where(inside[:, None], self.keypoints, places)
+        inside = np.all((self.keypoints >= 0) & (self.keypoints < sides), axis=1, keepdims=True)
+        return np.asarray(np.where(inside, self.keypoints, places), np.float32)
 
 
 @dataclass(frozen=True)
