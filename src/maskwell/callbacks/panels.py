@@ -62,10 +62,12 @@ class Panels(Pictures):
         spec = module.input_spec
         assert isinstance(spec, InputSpec)
         names = tuple(getattr(module, "categories", ()))
+        promptable = getattr(module, "promptable", True)
         for row, (sample, prediction) in enumerate(zip(batch.samples, predictions, strict=True)):
             if row < count:
                 image = window_image(batch.images[row], sample, spec)
-                self.pictures.append(_panel(image, sample, prediction, names, self.threshold))
+                caption = _caption(sample, prediction) if promptable else ""
+                self.pictures.append(_panel(image, sample, prediction, names, caption, self.threshold))
 
 
 def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:
@@ -93,7 +95,12 @@ def _evaluating(module: LightningModule) -> Iterator[None]:
 
 
 def _panel(
-    image: draw.Pixels, sample: Sample, prediction: Prediction, names: tuple[str, ...], threshold: float
+    image: draw.Pixels,
+    sample: Sample,
+    prediction: Prediction,
+    names: tuple[str, ...],
+    caption: str,
+    threshold: float,
 ) -> draw.Pixels:
     assert sample.truth is not None, "validation samples carry their truth"
     points: npt.NDArray[np.floating] | None = None
@@ -105,7 +112,7 @@ def _panel(
         prediction,
         names,
         title=sample.file_name,
-        caption=_caption(sample, prediction),
+        caption=caption,
         threshold=threshold,
         truth_points=points,
     )
