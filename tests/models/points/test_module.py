@@ -104,20 +104,19 @@ def test_metrics_hold_rollouts_teacher_forcing_and_the_gap_between_them() -> Non
     assert float(found["pixel_error"]) == pytest.approx(float(errors.mean()), rel=1e-5)
     hits = float((errors <= 9.6 * SIDE / 384).float().mean())
     assert float(found["precision_9_6_gap"]) == pytest.approx(hits - float(found["precision_9_6"]))
-    assert not task.compute_metrics("val")
 
 
+@pytest.mark.slow
 def test_a_few_blobs_are_learnt_and_counted() -> None:
     torch.manual_seed(0)
-    task = make_task(own_share=0.25).train()
-    batch = make_batch(2, 3, 4, 1)
-    optimiser, _ = AdamWCosine(lr=3e-3).build(task.trainable_parameters(), 150)
-    for iteration in range(150):
+    task = make_task(states=6).train()
+    batch = make_batch(3, 1)
+    optimiser, schedule = AdamWCosine(lr=3e-3).build(task.trainable_parameters(), 240)
+    for iteration in range(240):
         optimiser.zero_grad()
-        output = step(task, batch, iteration)
-        output.loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), 5.0)
+        step(task, batch, iteration).loss.backward()
         optimiser.step()
+        schedule.step()
     task.eval()
     marked = places(task, batch)
     for points, sample in zip(marked, batch.samples, strict=True):
@@ -126,7 +125,7 @@ def test_a_few_blobs_are_learnt_and_counted() -> None:
         distances = torch.cdist(sample.truth.points, points)
         assert float(distances.amin(1).max()) < 2.0  # px
         assert sorted(distances.argmin(1).tolist()) == list(range(len(points)))
-    found = task.predict_batch(batch)[2]
+    found = task.predict_batch(batch)[0]
     assert found.stopped and found.done is not None and found.done > 0.5
     assert float(found.scores.min()) > 0.5
 
@@ -176,9 +175,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert whole.iteration == again.iteration == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    for name, value in trainer.callback_metrics.items():
+    evaluated = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    assert {"val/loss_spatial", "val/loss_done", "val/f1_9_6"} <= evaluated.keys()
+    for name, value in evaluated.items():
         assert torch.equal(value, resumed.callback_metrics[name]), name
-    assert {"val/loss_spatial", "val/loss_done", "val/f1_9_6"} <= trainer.callback_metrics.keys()
 
 
 def test_checkpoints_of_another_order_or_head_are_refused_in_a_sentence() -> None:

@@ -93,7 +93,7 @@ class Points(BaseTask):
         max_points: int = 400,
         min_distance: float = 3.0,
         image_size: int = 384,
-        max_norm: float = 5.0,
+        max_norm: float = 20.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
