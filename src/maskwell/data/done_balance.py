@@ -93,7 +93,7 @@ def balance_table(found: Sequence[DoneBalance]) -> Table:
     table = Table(title="share of states with done = 1", title_justify="left", pad_edge=False)
     table.add_column("split", no_wrap=True)
     table.add_column("mode, sampling", no_wrap=True)
-    for name in ("images", "expected", "sampled, 95 % interval", "pos_weight"):
+    for name in ("images", "expected", "sampled (95 %)", "pos_weight"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found:
         low, high = (100 * bound for bound in one.sampled.interval)
