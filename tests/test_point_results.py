@@ -225,3 +225,18 @@ def test_marks_are_numbered_as_they_were_marked() -> None:
     found = Prediction.of_points((100, 100), places, scores)
     drawn = draw.overlay(picture, found, min_side=100)
     assert tuple(drawn[50, 14]) == draw.colour(0) and tuple(drawn[50, 74]) == draw.colour(1)
+
+
+@pytest.mark.parametrize("pointwise", [True, False])
+def test_a_training_of_points_is_told_of_objects_on_one_pixel(
+    root: Path, capsys: pytest.CaptureFixture[str], pointwise: bool
+) -> None:
+    found = json.loads((root / "train.json").read_text())
+    x, y, w, h = found["annotations"][0]["bbox"]
+    found["annotations"].append(box_annotation(999, 1, (x + 3, y + 3, w - 6, h - 6)))  # the same middle
+    write(root / "train.json", found)
+    data = coco(str(root), rehearsal=None)
+    data.bind(Clicker().input_spec, pointwise=pointwise)
+    data.setup()
+    app._check_data(data, root.parent)
+    assert ("point-shared, 1 times" in capsys.readouterr().out) == pointwise
