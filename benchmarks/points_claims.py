@@ -127,7 +127,7 @@ NOTES = (
     "holds: 1 where the claim is right (of trainings: the mean difference over seeds has the claimed "
     "sign; decided: its 95 % t-interval leaves out 0); by: the difference, or the figure that the claim "
     "is about. Trainings: 256 x 256 px nuclei scaled to 192 px, small encoder from random weights, rate "
-    "1e-3, 500 steps of 4 images with 8 states, test images, errors in px of 384. Notes' form: heads for "
+    "1e-3, 400 steps of 4 images with 8 states, test images, errors in px of 384. Notes' form: heads for "
     "x, y, done, reading order, uniform sampling, done weight 3, true marks; sound form: the defaults, whose "
     "pixel errors are to the nearest object that is left. The notes trained a 2 B model for 55 epochs: what "
     "holds here is about the formulas, not about its size. Texts: benchmarks/points_claims.py."
@@ -138,7 +138,7 @@ NOTES = (
 class Form:
     """How much is done."""
 
-    steps: int = 500
+    steps: int = 400
     validations: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
     forms: tuple[str, ...] = tuple(FORMS)

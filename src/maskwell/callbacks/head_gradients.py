@@ -28,7 +28,7 @@ class HeadGradients(Callback):
         highest: of each group so far.
     """
 
-    def __init__(self, low: float = 1e-6, high: float = 1.0) -> None:
+    def __init__(self, low: float = 1e-6, high: float = 10.0) -> None:
         super().__init__()
         if not 0 < low < high:
             raise UserError(f"callbacks.head_gradients.low={low:g} and high={high:g}: give 0 < low < high.")
