@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskwell import draw
 from maskwell.callbacks.pictures import Pictures, window_image
-from maskwell.data.sample import Batch, Geometry, MarkedState
+from maskwell.data.sample import Batch, Geometry, InputSpec, MarkedState
 
 
 class PointPanels(Pictures):
@@ -34,11 +34,13 @@ class PointPanels(Pictures):
         states: list[MarkedState] = examples(batch, outputs)
         if not states:  # a head that marks everything at once
             return
+        spec = module.input_spec
+        assert isinstance(spec, InputSpec)
         rows = zip(batch.images, batch.samples, states, strict=True)
         for image, sample, state in list(rows)[:count]:
             error = pixel_error(state, sample.geometry)
             text = caption(state, len(sample.labels), sample.geometry)
-            pixels = window_image(image, sample, module.input_spec)
+            pixels = window_image(image, sample, spec)
             self.pictures.append(draw.state_panel(pixels, state, error, f"{sample.file_name} | {text}"))
             self.captions.append(text)
 
