@@ -84,3 +84,16 @@ def test_the_way_ahead_in_reading_order_grows_to_the_right_and_down() -> None:
 def test_marks_are_padded_and_counted() -> None:
     found, counts = memory.padded([torch.ones(2, 2), torch.zeros(0, 2)])
     assert found.shape == (2, 2, 2) and counts.tolist() == [2, 0]
+
+
+def test_distance_to_the_nearest_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.rand(3, 7, 2, generator=torch.Generator().manual_seed(0))
+    given = torch.cat([marks(5), marks(5, seed=1), marks(5, seed=2)])
+    found = memory.nearest_distance(points, given, torch.tensor([5, 0, 3]))
+    assert found[1].isinf().all()
+    for row, count in ((0, 5), (2, 3)):
+        away = (points[row].double()[:, None] - given[row, :count].double()).norm(dim=2)
+        assert torch.allclose(found[row].double(), away.amin(1), atol=1e-5)
+    monkeypatch.setattr(memory, "CHUNK", 1)
+    assert torch.allclose(memory.nearest_distance(points, given, torch.tensor([5, 0, 3])), found)
+    assert memory.nearest_distance(points, given[:, :0], torch.zeros(3, dtype=torch.int64)).isinf().all()

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskwell.models.points.memory import cell_centres
+from maskwell.models.points.memory import cell_centres, nearest_distance
 from maskwell.ops.points import from_signed
 
 PROPOSALS = 4
 """Proposals of the one-shot head per cell, two by two (P2PNet at stride 8: Song et al., 2021)."""
 RARE = -4.6
 """Logit of one in a hundred: few proposals are objects, and training should not begin by learning that."""
+SAME = 0.5
+"""A place this many cells (standard deviation) from a mark is probably marked."""
+MARKED = 8.0
+"""By how much the logit of a marked place is lower, before training."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Proposals:
 class PointerHead(nn.Module):
     """A logit and an offset for each cell; one more logit for "no more" (as MolmoPoint, 2026).
 
+    A cell whose place is marked already is less likely from the start; the decoder can only refine that.
     Only what cells say competes with "no more": there is no way to learn an image's count by heart.
     """
 
@@ -78,14 +83,27 @@ class PointerHead(nn.Module):
         self.point_head = nn.Linear(hidden, 1)
         self.offset_head = nn.Linear(hidden, 2)
         self.done_head = nn.Parameter(torch.zeros(()))
+        self.marked = nn.Parameter(torch.tensor(MARKED))
         nn.init.zeros_(self.offset_head.weight)
         nn.init.zeros_(self.offset_head.bias)
 
-    def forward(self, hidden: Tensor, valid: Tensor, size: tuple[int, int]) -> Pointing:
-        """``hidden`` [S, P, H] and ``valid`` bool [S, P] of cells in a grid of ``size``."""
-        logits = self.point_head(hidden)[..., 0].float().masked_fill(~valid, -torch.inf)
+    def forward(
+        self, hidden: Tensor, valid: Tensor, size: tuple[int, int], marks: Tensor, counts: Tensor
+    ) -> Pointing:
+        """What each state would mark next.
+
+        Args:
+            hidden: [S, P, H] of cells in a grid of ``size`` (height, width).
+            valid: bool [S, P], the cell shows image.
+            marks: [S, M, 2] in [0, 1]; ``counts``: int64 [S], how many rows of it count.
+        """
         centres = cell_centres(size, hidden.device)
-        places = (centres + self.offset_head(hidden).float()) / centres.new_tensor([size[1], size[0]])
+        scale = centres.new_tensor([size[1], size[0]])
+        cells = centres + self.offset_head(hidden).float()
+        away = nearest_distance(cells.detach(), marks.float() * scale, counts)
+        marked = self.marked.float() * torch.exp(-away.square() / (2 * SAME**2))
+        logits = (self.point_head(hidden)[..., 0].float() - marked).masked_fill(~valid, -torch.inf)
+        places = cells / scale
         # Cells of nothing add up; the more there are, the more "no more" has to weigh.
         none = self.done_head.float() + valid.sum(1).float().log()
         return Pointing(logits, none, places, size)
@@ -100,7 +118,7 @@ class XYHead(nn.Module):
         self.x_head, self.y_head, self.done_head = (_mlp(hidden) for _ in range(3))
 
     def forward(self, hidden: Tensor, valid: Tensor, size: tuple[int, int]) -> Coordinates:
-        """As :meth:`PointerHead.forward`; coordinates are bounded by nothing."""
+        """``hidden`` and ``valid`` as in :meth:`PointerHead.forward`; coordinates are bounded by nothing."""
         weights = self.attention(hidden)[..., 0].float().masked_fill(~valid, -torch.inf).softmax(1)
         pooled = torch.einsum("sp,sph->sh", weights.to(hidden.dtype), hidden)
         signed = torch.cat([self.x_head(pooled), self.y_head(pooled)], dim=1)
@@ -120,7 +138,7 @@ class OneShotHead(nn.Module):
         nn.init.zeros_(self.offset_head.bias)
 
     def forward(self, hidden: Tensor, valid: Tensor, size: tuple[int, int]) -> Proposals:
-        """As :meth:`PointerHead.forward`, for a state without marks."""
+        """``hidden`` and ``valid`` as in :meth:`PointerHead.forward`, of states without marks."""
         logits = self.class_head(hidden).float().masked_fill(~valid[..., None], -torch.inf)
         anchors = hidden.new_tensor([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]]).float()
         offsets = self.offset_head(hidden).float().unflatten(2, (PROPOSALS, 2)) + anchors

@@ -88,6 +88,23 @@ def cell_centres(size: tuple[int, int], device: torch.device | str) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1).to(device) + 0.5
 
 
+@torch.no_grad()
+def nearest_distance(points: Tensor, marks: Tensor, counts: Tensor) -> Tensor:
+    """Distance of each point [S, P, 2] to the nearest mark of its state: [S, P], inf where there is none.
+
+    ``marks`` [S, M, 2] and ``counts`` int64 [S] as in :class:`Canvas`, in the unit of the points.
+    """
+    most = marks.shape[1]
+    if not most:
+        return points.new_full(points.shape[:2], torch.inf)
+    rows = max(1, CHUNK // (points.shape[1] * most))
+    absent = torch.arange(most, device=marks.device) >= counts[:, None]
+    chunks = zip(points.split(rows), marks.split(rows), absent.split(rows), strict=True)
+    return torch.cat(
+        [torch.cdist(p, m).masked_fill(none[:, None], torch.inf).amin(2) for p, m, none in chunks]
+    )
+
+
 def padded(marks: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Marks [k, 2] of several states as one tensor [S, M, 2] with their counts int64 [S]."""
     counts = torch.tensor([len(row) for row in marks], device=marks[0].device)

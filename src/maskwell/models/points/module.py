@@ -283,9 +283,8 @@ class Points(BaseTask):
         head, groups = self.net.head, {}
         if isinstance(head, PointerHead):
             groups = {
-                "point_head": list(head.point_head.parameters()),
+                "point_head": [*head.point_head.parameters(), head.marked, head.done_head],
                 "offset_head": list(head.offset_head.parameters()),
-                "done_head": [head.done_head],
             }
         elif isinstance(head, XYHead):
             groups = {

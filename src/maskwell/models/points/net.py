@@ -138,7 +138,11 @@ class PointNet(nn.Module):
             marks: float [S, M, 2] in [0, 1]; ``counts``: int64 [S], how many rows of it count.
         """
         hidden = self.decoder(grid.keys[image], marks, counts, grid.size)
-        found: Pointing | Coordinates | Proposals = self.head(hidden, grid.valid[image], grid.size)
+        valid = grid.valid[image]
+        if isinstance(self.head, PointerHead):
+            pointing: Pointing = self.head(hidden, valid, grid.size, marks, counts)
+            return pointing
+        found: Coordinates | Proposals = self.head(hidden, valid, grid.size)
         return found
 
 

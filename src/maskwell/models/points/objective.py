@@ -99,14 +99,12 @@ class Objective:
         return self._total(parts), parts, look
 
     def _total(self, parts: dict[str, Tensor]) -> Tensor:
-        total = parts["loss_spatial"].new_zeros(())
-        if self.policy.mode != "done":
-            total = total + self.spatial_weight * parts["loss_spatial"]
-            if "loss_point" in parts:
-                total = total + parts["loss_point"]
-        if self.policy.mode != "regression":
-            total = total + self.done_weight * parts["loss_done"]
-        return total
+        # What a mode leaves out weighs 0 and stays in the graph: DDP wants a gradient of every parameter.
+        where, end = float(self.policy.mode != "done"), float(self.policy.mode != "regression")
+        total = where * self.spatial_weight * parts["loss_spatial"]
+        if "loss_point" in parts:
+            total = total + where * parts["loss_point"]
+        return total + end * self.done_weight * parts["loss_done"]
 
     def _pointing(self, out: Pointing, left: Tensor, present: Tensor) -> dict[str, Tensor]:
         cells = loss.around(out.logits, left, present, out.size)
