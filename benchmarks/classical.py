@@ -1,7 +1,8 @@
-"""The classical control on nuclei: Otsu's threshold, then a split at the peaks of the distance transform.
+"""The classical controls: Otsu's threshold and a split at the peaks of the distance transform; LoG blobs.
 
-Nothing is trained. The settings were chosen on dsb2018's validation split (``--choose`` repeats the
-choice); the test split is only reported on.
+As instances (:func:`segment`) or as points (:func:`distance_peaks`, :func:`blobs`). Nothing is trained.
+The settings of the instances were chosen on dsb2018's validation split (``--choose`` repeats the choice);
+the test split is only reported on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,6 +64,54 @@ def segment(image: npt.NDArray[np.uint8], settings: Settings = Settings()) -> Pr
         torch.zeros(len(rles), dtype=torch.int64),
         rles,
     )
+
+
+@dataclass(frozen=True)
+class BlobSettings:
+    """Sigmas of the Laplacian of Gaussian in pixels, and the least response, as a share of black to white.
+
+    A disc of radius r answers most at sigma r / sqrt(2).
+    """
+
+    smallest: float = 6.0
+    largest: float = 12.0
+    least: float = 0.1
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Four of them, evenly spaced in their logarithm."""
+        return np.geomspace(self.smallest, self.largest, 4).tolist()
+
+
+def distance_peaks(image: npt.NDArray[np.uint8], settings: Settings = Settings()) -> torch.Tensor:
+    """Centres (x, y) of the objects that :func:`segment` finds in an image [H, W, 3]: float32 [K, 2]."""
+    foreground = threshold(contrast_channel(image), settings.blur)
+    labels = split(foreground, settings.peak_blur, settings.peak_distance)
+    areas = np.bincount(labels.ravel())
+    kept = [number for number in range(1, len(areas)) if areas[number] >= settings.min_area]
+    return _points(ndimage.center_of_mass(labels > 0, labels, kept))
+
+
+def blobs(image: npt.NDArray[np.uint8], settings: BlobSettings = BlobSettings()) -> torch.Tensor:
+    """Peaks (x, y) of the scale-normalised Laplacian of Gaussian (Lindeberg, 1998): float32 [K, 2].
+
+    Bright or dark blobs, as Otsu's smaller class is bright or dark; of an image [H, W, 3].
+    """
+    grey = contrast_channel(image)
+    foreground = threshold(grey, 0.0)
+    bright = grey[foreground].mean() > grey[~foreground].mean() if foreground.any() else True
+    signal = (grey if bright else 255 - grey).astype(np.float32) / 255
+    responses = [-(sigma**2) * ndimage.gaussian_laplace(signal, sigma) for sigma in settings.sigmas]
+    best = np.max(responses, axis=0)
+    highest = ndimage.maximum_filter(best, size=2 * round(settings.smallest) + 1)
+    peaks, count = ndimage.label((best == highest) & (best > settings.least), structure=np.ones((3, 3)))
+    return _points(ndimage.center_of_mass(peaks > 0, peaks, np.arange(1, count + 1)))
+
+
+def _points(centres: Sequence[tuple[float, float]]) -> torch.Tensor:
+    """(row, column) of pixels -> (x, y), where the corner of the image is (0, 0)."""
+    rows = np.asarray(centres, dtype=np.float32).reshape(-1, 2)
+    return torch.from_numpy(rows[:, ::-1] + np.float32(0.5))
 
 
 def contrast_channel(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

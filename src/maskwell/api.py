@@ -1,4 +1,6 @@
-"""The Python interface: ``maskwell.load(ckpt).predict(image, prompt="nucleus")``, or ``.segment(image)``."""
+"""The Python interface: ``maskwell.load(ckpt)`` and, by family, its ``.predict(image, prompt="nucleus")``,
+``.segment(image)`` or ``.mark(image)``.
+"""
 
 from __future__ import annotations
 
@@ -99,11 +101,47 @@ class ClassMap:
         return draw.overlay(self.image, prediction, self.categories, max_side=_OVERLAY_SIDE)
 
 
+@dataclass(frozen=True)
+class Marks:
+    """The points of one image in the order in which they were marked.
+
+    ``image`` uint8 RGB [H, W, 3]; ``prediction``: the points in its pixels.
+    """
+
+    image: NDArray[np.uint8]
+    prediction: Prediction
+
+    @property
+    def count(self) -> int:
+        """Number of points."""
+        return len(self.prediction.scores)
+
+    @property
+    def points(self) -> Tensor:
+        """float32 [K, 2], (x, y) in pixels."""
+        assert self.prediction.points is not None
+        return self.prediction.points
+
+    @property
+    def scores(self) -> Tensor:
+        """Confidence of each, float32 [K] in [0, 1]."""
+        return self.prediction.scores
+
+    @property
+    def complete(self) -> bool:
+        """Whether the marking ended by itself, and not because as many were marked as may be."""
+        return self.prediction.stopped is not False
+
+    def overlay(self) -> NDArray[np.uint8]:
+        """The image with numbered marks, uint8 [h, w, 3], enlarged where it is small."""
+        return draw.overlay(self.image, self.prediction, max_side=_OVERLAY_SIDE)
+
+
 _OVERLAY_SIDE = 4096  # px; larger images are drawn smaller
 
 
 class Model:
-    """A model ready to answer prompts about images, or to give every pixel a class.
+    """A model ready to answer prompts about images, to give every pixel a class, or to mark points.
 
     Args:
         task: on its device.
@@ -140,8 +178,7 @@ class Model:
         batch_size: int = 8,
     ) -> Iterator[ClassMap]:
         """:meth:`segment` for many images, in order; they are read as needed."""
-        if not self.task.semantic:
-            raise UserError("This model finds objects and has no classes of pixels: use predict().")
+        self._check("segment")
         waiting: deque[Request] = deque()
         answers = predict_images(
             self.task, _requests(images, (), waiting), tile=tile, overlap=overlap, batch_size=batch_size
@@ -149,6 +186,26 @@ class Model:
         for prediction in answers:
             assert prediction.semantic is not None
             yield ClassMap(waiting.popleft().image, self.phrases, prediction.semantic)
+
+    def mark(self, image: Picture) -> Marks:
+        """A point on every object, one after another; of models of points.
+
+        Args:
+            image: path, PIL image or uint8 RGB [H, W, 3].
+
+        Raises:
+            UserError: the image cannot be read, or the model marks no points.
+        """
+        [found] = self.mark_all([image])
+        return found
+
+    def mark_all(self, images: Iterable[Picture], *, batch_size: int = 8) -> Iterator[Marks]:
+        """:meth:`mark` for many images, in order, ``batch_size`` at once; they are read as needed."""
+        self._check("mark")
+        waiting: deque[Request] = deque()
+        answers = predict_images(self.task, _requests(images, (), waiting), batch_size=batch_size)
+        for prediction in answers:
+            yield Marks(waiting.popleft().image, prediction)
 
     def predict(
         self,
@@ -189,8 +246,7 @@ class Model:
         batch_size: int = 8,
     ) -> Iterator[Detections]:
         """:meth:`predict` for many images, in order; they are read as needed."""
-        if self.task.semantic:
-            raise UserError("This model gives every pixel a class and finds no objects: use segment().")
+        self._check("predict")
         texts = self._texts(prompt)
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold={threshold} is no score between 0 and 1.")
@@ -202,6 +258,17 @@ class Model:
         for prediction in answers:
             best = float(prediction.scores.max()) if len(prediction.scores) else 0.0
             yield Detections(waiting.popleft().image, texts, _above(prediction, threshold), best)
+
+    def _check(self, verb: str) -> None:
+        """Refuse the verb of another kind of model, with its own."""
+        kind = "mark" if self.task.pointwise else "segment" if self.task.semantic else "predict"
+        if verb != kind:
+            does = {
+                "mark": "marks objects with points",
+                "segment": "gives every pixel a class and finds no objects",
+                "predict": "finds objects and has no classes of pixels",
+            }[kind]
+            raise UserError(f"This model {does}: use {kind}().")
 
     def _texts(self, prompt: str | Sequence[str] | None) -> tuple[str, ...]:
         texts = self.phrases if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)

@@ -53,6 +53,7 @@ def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
         promptable=built.promptable,
         knows_scenes=built.knows_scenes,
         unlabelled=built.needs_unlabelled,
+        pointwise=built.pointwise,
     )
     data.setup()
     optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained

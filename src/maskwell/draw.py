@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from maskwell.data.sample import IGNORE, Prediction, Truth
+from maskwell.data.sample import IGNORE, MarkedState, Prediction, Truth
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -30,6 +30,9 @@ _FILL = 0.35
 _FONT_SIZE = 14
 _BAR: Colour = (28, 30, 34)
 _PAPER: Colour = (245, 245, 243)
+_TRUE: Colour = (60, 230, 80)
+_FALSE: Colour = (255, 70, 60)
+_ERROR: Colour = (255, 225, 40)
 _BACKGROUND_NAMES = {"background", "void", "unlabelled", "unlabeled"}
 
 
@@ -131,6 +134,39 @@ def panel(
     return np.vstack(parts)
 
 
+def state_panel(image: Pixels, state: MarkedState, error: float | None, caption: str) -> Pixels:
+    """The marked input beside what comes next: truth green, prediction red, a yellow line for the error.
+
+    Args:
+        image: uint8 [H, W, 3].
+        state: in its pixels.
+        error: written on the line, as ``err=NNpx``; None where the state has no target.
+        caption: below both.
+    """
+    canvas, scale = _to_canvas(image, MIN_SIDE, 2 * MIN_SIDE)
+    marked, predicted = Image.fromarray(canvas), Image.fromarray(canvas)
+    _number_points(ImageDraw.Draw(marked), state.marks.numpy() * scale)
+    pen = ImageDraw.Draw(predicted)
+    red = tuple((state.predicted * scale).tolist())
+    if state.target is not None:
+        green = tuple((state.target * scale).tolist())
+        pen.line((*red, *green), fill=_ERROR, width=2)
+        _ring(pen, green, _TRUE)
+        middle = ((red[0] + green[0]) / 2 + 6, (red[1] + green[1]) / 2 + 12)
+        _shadowed(pen, middle, f"err={error:.0f}px", _ERROR, predicted.size)
+    _ring(pen, red, _FALSE)
+    _shadowed(pen, (6, 4), f"pred_done={state.done:.2f}", _FALSE, predicted.size)
+    _shadowed(pen, (6, 22), f"gt_done={int(state.finished)}", _TRUE, predicted.size)
+    headings = (f"input: {len(state.marks)} marked", "prediction")
+    columns = [
+        np.vstack([_bar(heading, canvas.shape[1]), np.asarray(picture)])
+        for heading, picture in zip(headings, (marked, predicted), strict=True)
+    ]
+    gap = np.full((columns[0].shape[0], 6, 3), _PAPER, np.uint8)
+    body = np.hstack([columns[0], gap, columns[1]])
+    return np.vstack([body, _text_strip(caption, body.shape[1], ink=_BAR, paper=_PAPER)])
+
+
 def stack(panels: Sequence[Pixels], gap: int = 10) -> Pixels:
     """Panels below one another on a sheet as wide as the widest."""
     width = max(p.shape[1] for p in panels)
@@ -159,7 +195,9 @@ def _to_canvas(image: Pixels, min_side: int, max_side: int) -> tuple[Pixels, flo
 
 
 def _kept(objects: Prediction | Truth, threshold: float) -> list[int]:
-    """Indices to draw, best score first; crowd regions of a truth are left out."""
+    """Indices to draw, best score first, points as they were marked; crowds are left out."""
+    if isinstance(objects, Prediction) and objects.points is not None:
+        return (objects.scores >= threshold).nonzero().flatten().tolist()
     if isinstance(objects, Prediction):
         order = objects.scores.argsort(descending=True, stable=True)
         return [i for i in order.tolist() if objects.scores[i] >= threshold]
@@ -248,6 +286,24 @@ def _number_points(pen: ImageDraw.ImageDraw, points: npt.NDArray[np.floating]) -
         radius = 8 if order < 9 else 10
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=paper, outline=(0, 0, 0))
         pen.text((x, y), str(order + 1), font=font, fill=_ink_on(paper), anchor="mm")
+
+
+def _ring(pen: ImageDraw.ImageDraw, centre: Sequence[float], ink: Colour) -> None:
+    """A circle around a small dot, edged in black."""
+    x, y = centre
+    pen.ellipse((x - 11, y - 11, x + 11, y + 11), outline=(0, 0, 0), width=4)
+    pen.ellipse((x - 10, y - 10, x + 10, y + 10), outline=ink, width=2)
+    pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=ink)
+
+
+def _shadowed(
+    pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, ink: Colour, size: tuple[int, int]
+) -> None:
+    """Text that is legible on anything, its top left corner at ``place`` or as near as fits into ``size``."""
+    font = _font()
+    _, _, right, bottom = pen.textbbox((0, 0), text, font=font, stroke_width=2)
+    x, y = min(max(2.0, place[0]), size[0] - right - 2), min(max(2.0, place[1]), size[1] - bottom - 2)
+    pen.text((x, y), text, font=font, fill=ink, stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def _class_colour(label: int, names: Sequence[str]) -> Colour | None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from maskwell import build, coco_results, restore, results, runs, semantic_results
+from maskwell import build, coco_results, point_results, restore, results, runs, semantic_results
 from maskwell.data.datamodule import DataModule
 from maskwell.data.dataset import truth_of
 from maskwell.data.prompts import phrase_prompts
@@ -25,6 +25,7 @@ from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
 from maskwell.metrics.coco_map import PHRASES, CocoMap
 from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
+from maskwell.metrics.points import PointScores
 from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP
@@ -47,8 +48,8 @@ def evaluate(cfg: DictConfig, origin: runs.Origin | None = None) -> dict[str, fl
     task, used, path = _task(cfg, origin or runs.Origin())
     data = build.datamodule(used, task)
     task = task.to(restore.best_device())
-    measure = _measure_classes if task.semantic else _measure_objects
-    measured = measure(cfg, task, data)
+    kind = _measure_points if task.pointwise else _measure_classes if task.semantic else _measure_objects
+    measured = kind(cfg, task, data)
     folder = Path(cfg.output) if cfg.output else _folder(path)
     content = {
         "model": str(path) if path else str(used.model.get("base", used.model._target_)),
@@ -98,6 +99,31 @@ def _measure_classes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Meas
         {"background": scores.background},
         lambda folder: semantic_results.write_confusion(confusion, scores.categories, folder),
     )
+
+
+def _measure_points(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
+    annotations: list[dict[str, Any]] = []
+    marked: list[point_results.Marked] = []
+    scores = PointScores()
+    category = data.category_ids[0] if len(data.categories) == 1 else 0  # marks tell no categories apart
+    for record, _, prediction in _answered(task, data, cfg.split, cfg.tile, cfg.overlap, None):
+        scores.update([prediction], [truth_of(record, pointwise=True)])
+        annotations.extend(point_results.entries(prediction, record.image_id, category))
+        marked.append(point_results.Marked(record.file_name, prediction))
+
+    def write(folder: Path) -> dict[str, Path]:
+        files = {
+            "predictions": folder / "predictions.json",
+            "points": folder / "points.csv",
+            "counts": folder / "counts.csv",
+        }
+        coco_results.write(annotations, files["predictions"])
+        point_results.write_points(marked, files["points"])
+        point_results.write_counts(marked, files["counts"])
+        return files
+
+    figures = {name: float(value) for name, value in scores.compute().items()}
+    return _Measured(figures, {"radii": list(scores.radii), "reference": scores.reference}, write)
 
 
 def evaluate_task(

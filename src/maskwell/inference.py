@@ -16,6 +16,7 @@ from maskwell import tiling
 from maskwell.data.sample import Batch, Geometry, Prediction, Prompt, Sample, collate
 from maskwell.data.source import Window
 from maskwell.data.transforms import content_size, network_image
+from maskwell.errors import UserError
 from maskwell.models.base import BaseTask
 from maskwell.ops import masks as mask_ops
 from maskwell.ops.class_maps import Average, to_window
@@ -47,7 +48,7 @@ def predict_images(
 
     Batches are filled across images. The task is put into evaluation mode and back. Detections of
     overlapping windows are merged object by object, class probabilities of a semantic task are
-    averaged pixel by pixel.
+    averaged pixel by pixel. Points are marked on whole images, and all that were marked come out.
 
     Args:
         task: on the device where it shall run.
@@ -56,7 +57,14 @@ def predict_images(
         overlap: least share of a tile that its neighbour sees too.
         batch_size: windows that go through the network at once.
         min_score: detections below it, and those without a pixel, are left out before tiles are merged.
+
+    Raises:
+        UserError: tiles that are none, or tiles for a task that marks points.
     """
+    if task.pointwise and tile is not None:
+        raise UserError(f"tile={tile}: this model marks points on whole images; give tile=null.")
+    if task.pointwise:
+        min_score = 0.0  # what was marked once has steered the marks after it
     was_training = task.training
     task.eval()
     try:

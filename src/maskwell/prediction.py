@@ -1,6 +1,7 @@
 """``python predict.py``: what a model sees in an image or a folder of images, as pictures and figures.
 
 Objects: counts, overlays and one COCO JSON. Classes of pixels: overlays, index masks and areas.
+Points: numbered marks, COCO keypoints, and CSVs of the points and of their number in each image.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
 from PIL import Image
 
-from maskwell import api, build, coco_results, restore, runs, semantic_results
+from maskwell import api, build, coco_results, point_results, restore, runs, semantic_results
 from maskwell.data.images import SUFFIXES, read_image
 from maskwell.errors import UserError
 
 RESULTS, AREAS = "predictions.json", "areas.csv"
+POINTS, COUNTS = "points.csv", "counts.csv"
 
 
 def predict(cfg: DictConfig, origin: runs.Origin | None = None) -> Path:
     """Predict every image of ``cfg.input``; an image that cannot be read is named and left out.
 
     Returns:
-        The folder with ``overlays/`` and ``predictions.json``, or ``masks/`` and ``areas.csv``.
+        The folder with ``overlays/`` and ``predictions.json`` (of points also ``points.csv`` and
+        ``counts.csv``), or ``masks/`` and ``areas.csv``.
 
     Raises:
         UserError: no input, no model, or no image that could be read.
@@ -43,7 +46,8 @@ def predict(cfg: DictConfig, origin: runs.Origin | None = None) -> Path:
     own = output.resolve() if output else None  # pictures of an earlier prediction are no input
     reader = _Reader([file for file in files if own not in file.resolve().parents], root)
     job = _Job(cfg, reader, output, folder)
-    written = _segment(model, job) if model.task.semantic else _detect(model, job)
+    kind = _mark if model.task.pointwise else _segment if model.task.semantic else _detect
+    written = kind(model, job)
     if not written:
         raise reader.nothing(source)
     print()
@@ -109,6 +113,31 @@ def _segment(model: api.Model, job: _Job) -> dict[str, Path]:
     return {
         "areas": job.output / AREAS,
         "masks": job.output / "masks",
+        "overlays": job.output / "overlays",
+    }
+
+
+def _mark(model: api.Model, job: _Job) -> dict[str, Path]:
+    """Overlays with numbered marks, predictions.json, points.csv and counts.csv."""
+    if job.cfg.prompt is not None:
+        raise UserError("prompt= is for models that answer phrases; this one marks what it was trained on.")
+    if job.cfg.tile is not None:
+        raise UserError(f"tile={job.cfg.tile}: this model marks points on whole images; give tile=null.")
+    marked: list[point_results.Marked] = []
+    for found in model.mark_all(job.reader.images(), batch_size=job.cfg.batch_size):
+        name = job.reader.name(len(marked))
+        marked.append(point_results.Marked(str(name), found.prediction))
+        _report_marks(name, found)
+        _save_overlay(found.overlay(), job.output / "overlays" / f"{name}.png")
+    if not marked:
+        return {}
+    coco_results.write(point_results.dataset(marked, model.phrases), job.output / RESULTS)
+    point_results.write_points(marked, job.output / POINTS)
+    point_results.write_counts(marked, job.output / COUNTS)
+    return {
+        "results": job.output / RESULTS,
+        "points": job.output / POINTS,
+        "counts": job.output / COUNTS,
         "overlays": job.output / "overlays",
     }
 
@@ -208,6 +237,16 @@ def _report_areas(name: Path, areas: dict[str, int]) -> None:
     whole = sum(areas.values())
     largest = sorted(areas.items(), key=lambda entry: -entry[1])
     print(f"\n{name}\n  " + ", ".join(f"{label} {count / whole:.1%}" for label, count in largest if count))
+
+
+def _report_marks(name: Path, found: api.Marks) -> None:
+    print(f"\n{name}\n  Marked objects: {found.count}")
+    if not found.complete:
+        print(
+            f"warning: {name}: the marking ended at the largest number of points (model.max_points), so "
+            "that objects may be missing.",
+            file=sys.stderr,
+        )
 
 
 def _save_overlay(picture: NDArray[np.uint8], path: Path) -> None:

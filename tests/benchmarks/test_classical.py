@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.classical import Settings, contrast_channel, segment, split
+from benchmarks.classical import (
+    BlobSettings,
+    Settings,
+    blobs,
+    contrast_channel,
+    distance_peaks,
+    segment,
+    split,
+)
 from maskwell.ops import masks
+from maskwell.ops.points import match_points
 
 CENTRES = [(20, 20), (20, 60), (60, 30), (60, 47), (95, 95)]
 """(y, x) of discs of radius 10; the third and fourth overlap."""
@@ -68,3 +79,17 @@ def test_the_channel_with_contrast_is_used() -> None:
     image = np.full((60, 60, 3), 230, dtype=np.uint8)
     image[20:40, 20:40] = (90, 200, 220)
     assert np.array_equal(contrast_channel(image), image[..., 0])
+
+
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("find", [distance_peaks, lambda image: blobs(image, BlobSettings(5.0, 9.0))])
+def test_points_are_the_centres_of_nuclei(find: Callable[..., torch.Tensor], bright: bool) -> None:
+    found = find(picture(bright))
+    centres = torch.tensor(CENTRES, dtype=torch.float32).flip(1) + 0.5
+    pairs = match_points(found, centres, 5.0)
+    assert found.shape == (5, 2) and len(pairs[0]) == 5
+
+
+def test_no_points_in_an_even_image() -> None:
+    even = np.full((40, 50, 3), 128, dtype=np.uint8)
+    assert distance_peaks(even).shape == blobs(even).shape == (0, 2)

@@ -82,12 +82,13 @@ class Manual(Automatic):
 
 
 class Memory(Logger):
-    """Keeps what is logged, as (step, metrics)."""
+    """Keeps what is logged, as (step, metrics); images also as (key, images, captions)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[tuple[int | None, dict[str, float]]] = []
         self.images: list[tuple[int | None, Any]] = []
+        self.sets: list[tuple[str, list[Any], list[str]]] = []
 
     name = version = "memory"
 
@@ -96,8 +97,11 @@ class Memory(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.append((step, dict(metrics)))
 
-    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, caption: list[str] | None = None
+    ) -> None:
         self.images.append((step, images[0]))
+        self.sets.append((key, images, caption or []))
 
     def series(self, name: str) -> list[float]:
         return [metrics[name] for _, metrics in self.rows if name in metrics]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from maskwell.callbacks.checklist import checklist
 from maskwell.callbacks.early_stopping import EarlyStopping
-from maskwell.callbacks.iteration_report import IterationReport, checklist, evaluation, line
+from maskwell.callbacks.iteration_report import IterationReport, evaluation, line
 from maskwell.callbacks.run_checkpoint import RunCheckpoint
 from tests.callbacks.modules import Manual, loader, trainer
 

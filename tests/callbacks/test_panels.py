@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from maskwell.callbacks import panels
-from maskwell.callbacks.panels import Panels, _caption, _share, window_image
+from maskwell.callbacks.panels import Panels, _caption
+from maskwell.callbacks.pictures import share, window_image
 from maskwell.data.sample import Geometry, InputSpec, Prediction, Prompt, Sample, Truth, collate
 from tests.callbacks.modules import Memory, trainer
 
@@ -92,7 +93,7 @@ def _fit(folder: Path, callback: Panels, **more: Any) -> Task:
     [(6, 3, [1, 0, 1, 0, 0, 1]), (2, 4, [2, 2]), (5, 5, [1] * 5), (1, 3, [3]), (float("inf"), 2, [1, 1])],
 )
 def test_images_are_spread_evenly_over_the_batches(batches: float, images: int, expected: list[int]) -> None:
-    assert [_share(batches, images, i) for i in range(len(expected))] == expected
+    assert [share(batches, images, i) for i in range(len(expected))] == expected
 
 
 def test_a_sheet_per_validation_and_one_before_training(tmp_path: Path) -> None:

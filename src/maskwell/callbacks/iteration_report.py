@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from maskwell.callbacks.checklist import Line, checklist, concludes, ending, uploads
 from maskwell.callbacks.clock import iteration
 
 RULE = "=" * 60
@@ -69,23 +68,18 @@ class IterationReport(Callback):
         self._conclude(trainer, pl_module, exception)
 
     def _conclude(self, trainer: Trainer, module: LightningModule, error: BaseException | None) -> None:
-        stopped = isinstance(error, KeyboardInterrupt)  # by hand: the run goes on some day
-        if not _counted(trainer, module) or trainer.sanity_checking or stopped:
+        if not _counted(trainer, module) or not concludes(trainer, error):
             return
-        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "best.ckpt")
-        lines = [
+        lines: list[Line] = [
             ("Best validation mIoU recorded", self._best is not None, _figure(self._best)),
-            ("best.ckpt exists", best.is_file(), str(best) if best.is_file() else ""),
-            ("Training completed without errors", error is None, type(error).__name__ if error else ""),
+            *ending(trainer, error),
             (
                 f"Final train/val gap < {self.max_gap:g}",
                 self._gap is not None and self._gap < self.max_gap,
                 _figure(self._gap),
             ),
+            *uploads(trainer, error),
         ]
-        wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if wandb:
-            lines.append(("W&B run complete", error is None, "closed when the program ends"))
         print(checklist(lines))
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,15 +118,6 @@ def evaluation(training: float | None, validation: float | None, best: float | N
     else:
         lines.append(f"Best validation mIoU so far: {best:.4f}")
     return lines
-
-
-def checklist(lines: list[tuple[str, bool, str]]) -> str:
-    """(what, whether it holds, detail) as lines that begin with ``[ok]`` or ``[not]``."""
-    drawn = [
-        f"{'[ok] ' if holds else '[not]'} {what}{f': {detail}' if detail else ''}"
-        for what, holds, detail in lines
-    ]
-    return "\n".join(["", "Checklist", *drawn])
 
 
 def _figure(value: float | None) -> str:

@@ -29,7 +29,8 @@ def check_boxes(file: AnnotationFile, found: Findings) -> None:
         return
     invalid |= (boxes[:, 2:] < 0).any(1)
     _report(file, rows, invalid, "box-invalid", found)
-    _report(file, rows, ~invalid & (boxes[:, 2:] == 0).any(1), "box-zero-area", found)
+    points = np.array([bool(a.get("keypoints")) for a in rows])  # they say where, not how large
+    _report(file, rows, ~invalid & ~points & (boxes[:, 2:] == 0).any(1), "box-zero-area", found)
     ends = boxes[:, :2] + boxes[:, 2:]
     outside = (boxes[:, :2] < -SLACK).any(1) | (ends > sizes[:, ::-1] + SLACK).any(1)
     _report(file, rows, ~invalid & outside, "box-outside", found)
@@ -56,8 +57,8 @@ def _repeated(
 
 def _has_box(annotation: dict[str, Any], file: AnnotationFile, found: Findings) -> bool:
     box = annotation.get("bbox")
-    if box is None and annotation.get("segmentation"):
-        return False  # the mask says where it is
+    if box is None and (annotation.get("segmentation") or annotation.get("keypoints")):
+        return False  # the mask or the point says where it is
     if is_box(box):
         return True
     found.add("box-invalid", f"{file.place(annotation)}: bbox {short(box)}")

@@ -1,7 +1,8 @@
 """Data checks: every fault of a COCO folder with a code, a count, a severity and three examples.
 
 ``python -m maskwell.data.checks DATA [--fast]`` prints them and exits with 1 where one is an error.
-The fast form, run at the start of every training, decodes no images.
+The fast form, run at the start of every training, decodes no images. With ``--done-balance`` it prints
+how often a model of points is shown a finished image instead.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from maskwell.data import check_annotations, check_images
 from maskwell.data.check_annotations import AnnotationFile
 from maskwell.data.check_boxes import check_boxes
 from maskwell.data.check_masks import check_masks
+from maskwell.data.check_points import check_points
+from maskwell.data.done_balance import advice, balance_table, done_balance
 from maskwell.data.findings import Finding, Findings
 from maskwell.data.layouts import Layout, find_layout
 from maskwell.errors import UserError
@@ -51,6 +54,7 @@ def check_layout(layout: Layout, *, fast: bool = False) -> list[Finding]:
     for file in files:
         check_boxes(file, found)
         check_masks(file, found)
+        check_points(file, found)
         listed += check_images.locate(file, layout, found)
     if fast:
         check_images.check_headers(listed, found)
@@ -149,8 +153,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the dataset")
     parser.add_argument("--fast", action="store_true", help="decode no images, as at the start of a training")
+    parser.add_argument(
+        "--done-balance", action="store_true", help="share of finished images that a model of points is shown"
+    )
+    parser.add_argument(
+        "--objects", nargs=2, type=int, metavar=("FEWEST", "MOST"), help="as data.objects, for --done-balance"
+    )
     args = parser.parse_args(argv)
     try:
+        if args.done_balance:
+            balances = done_balance(args.data, args.objects)
+            Console().print(balance_table(balances))
+            print(*advice(balances), sep="\n")
+            return 0
         findings = check_dataset(args.data, fast=args.fast)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

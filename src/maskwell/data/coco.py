@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
 from maskwell.data import rle
@@ -31,6 +34,8 @@ class CocoSource:
         group_key: key of the images' entries that names what must not be parted (patient, slide).
         near_duplicates: keep images that show nearly the same in one split.
         seed: of the split.
+        object_range: fewest and most objects of an image, crowds not counted, None for no bound; other
+            images are left out, after the split, which stays the same.
     """
 
     root: str
@@ -43,13 +48,27 @@ class CocoSource:
     group_key: str = "group"
     near_duplicates: bool = True
     seed: int = 0
+    object_range: Sequence[int | None] | None = None
+
+    def __post_init__(self) -> None:
+        self._range = _object_range(self.object_range)
 
     def setup(self) -> None:
-        """Read the index (once).
+        """Read the index and say, once, how many images were left out of it.
 
         Raises:
             UserError: for data that cannot be used, and for training images without any object.
         """
+        known = "index" in self.__dict__
+        left_out = {split: len(self._splits[split]) - len(self.index[split]) for split in SPLITS}
+        if self.object_range is not None and not known:
+            counts = ", ".join(f"{count} {split}" for split, count in left_out.items())
+            rank_zero_only(print)(f"data.objects={list(self.object_range)}: left out {counts} images")
+            if left_out["train"] and not self.index["train"]:
+                raise UserError(
+                    f"data.objects={list(self.object_range)} leaves out every training image of "
+                    f"'{self.root}'; widen the range."
+                )
         if not any((~image.iscrowd).any() for image in self.index["train"]):
             raise UserError(
                 f"The training images of '{self.root}' have 0 objects, so there is nothing to learn; check "
@@ -76,7 +95,16 @@ class CocoSource:
 
     @cached_property
     def index(self) -> dict[Split, list[CocoImage]]:
-        """Images per split."""
+        """Images per split, those alone whose objects are as many as wanted."""
+        fewest, most = self._range
+
+        def wanted(image: CocoImage) -> bool:
+            return fewest <= int((~image.iscrowd).sum()) <= most
+
+        return {split: [image for image in images if wanted(image)] for split, images in self._splits.items()}
+
+    @cached_property
+    def _splits(self) -> dict[Split, list[CocoImage]]:
         images = self._read[1]
         if None in images:
             return self._split(images[None], self.val_split, self.test_split)
@@ -96,6 +124,11 @@ class CocoSource:
         """Whether any object of the dataset has an outline or mask."""
         everything = (image for images in self._read[1].values() for image in images)
         return any(mask is not None for image in everything for mask in image.segmentations)
+
+    @cached_property
+    def points_only(self) -> int:
+        """Objects of the dataset that are points without box or mask."""
+        return sum(image.points_only for images in self._read[1].values() for image in images)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -151,8 +184,35 @@ class CocoSource:
             file_size=size,
             window=(left, top, width, height),
             group=image.group,
+            keypoints=_keypoints(image, (left, top)),
         )
         return _cut_masks(record, image) if self.has_masks else _cut_boxes(record)
+
+
+def _object_range(given: Sequence[int | None] | None) -> tuple[float, float]:
+    """Fewest and most objects of an image.
+
+    Raises:
+        UserError: it is no range.
+    """
+    if given is None:
+        return 0, math.inf
+    numbers = all(bound is None or (type(bound) is int and bound >= 0) for bound in given)
+    if len(given) == 2 and numbers:
+        fewest, most = given[0] or 0, math.inf if given[1] is None else given[1]
+        if fewest <= most:
+            return fewest, most
+    raise UserError(
+        f"data.objects={list(given)} is no range: give the fewest and the most objects of an image, such as "
+        "[5,50] or [1,null]."
+    )
+
+
+def _keypoints(image: CocoImage, corner: tuple[int, int]) -> NDArray[np.float32] | None:
+    """float32 [N, 2] in window pixels; None where no object has one."""
+    if np.isnan(image.keypoints).all():
+        return None
+    return np.asarray(image.keypoints - np.array(corner, np.float32), np.float32)
 
 
 def _cut_boxes(record: Record) -> Record:
@@ -200,6 +260,7 @@ def _cut_masks(record: Record, image: CocoImage) -> Record:
         window=record.window,
         masks=masks,
         group=record.group,
+        keypoints=None if record.keypoints is None else record.keypoints[rows],
     )
     return cut.select(area > 0)
 

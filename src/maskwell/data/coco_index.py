@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from maskwell.data.layouts import Layout
 from maskwell.data.sample import Rle
 from maskwell.errors import UserError
 
+_POINT_SIDE = 3  # px of the box that stands for a point without extent
 Segmentation = Rle | list[list[float]] | dict[str, Any] | None
 
 
@@ -28,7 +30,9 @@ class CocoImage:
 
     ``size`` (height, width) or None where the file does not say; ``boxes`` float32 [N, 4] xyxy
     pixels; ``labels`` int64 [N], contiguous; ``area`` float32 [N]; ``iscrowd`` bool [N];
-    ``segmentations`` one per object, in any of COCO's forms, None for a box alone.
+    ``segmentations`` one per object, in any of COCO's forms, None for a box alone; ``keypoints`` float32
+    [N, 2], see :func:`first_keypoint`, NaN where an object has none; ``points_only``: how many objects
+    are keypoints without box or mask, which get a small box around it.
     """
 
     image_id: int
@@ -42,6 +46,8 @@ class CocoImage:
     iscrowd: NDArray[np.bool_]
     segmentations: list[Segmentation]
     annotation_ids: list[Any]
+    keypoints: NDArray[np.float32]
+    points_only: int = 0
 
     def rles(self, rows: NDArray[np.int64], size: tuple[int, int]) -> list[Rle]:
         """Compressed masks of ``rows`` at ``size``; polygons are encoded once and kept so.
@@ -186,7 +192,14 @@ def _checked(annotation: dict[str, Any], labels: Mapping[int, int], file: Path) 
         raise UserError(
             f"{which} has the category {annotation.get('category_id')}, which the file does not list."
         )
+    try:
+        point = first_keypoint(annotation)
+    except ValueError as error:
+        raise UserError(f"{which} has keypoints that are none: {error}.") from error
     box = annotation.get("bbox") or _box_of(annotation.get("segmentation"))
+    if point is not None and is_point(annotation):
+        left, top = (math.floor(v) - _POINT_SIDE // 2 for v in point)
+        return {**annotation, "bbox": (left, top, _POINT_SIDE, _POINT_SIDE), "points_only": True}
     try:
         x, y, w, h = (float(v) for v in box or ())
     except (TypeError, ValueError) as error:
@@ -198,6 +211,27 @@ def _checked(annotation: dict[str, Any], labels: Mapping[int, int], file: Path) 
             f"{which} has the box {box}, which is not finite or has a negative side; mend or remove it."
         )
     return {**annotation, "bbox": (x, y, w, h)}
+
+
+def first_keypoint(annotation: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Where an annotation itself says that its object is: (x, y) of its first keypoint, if it is labelled.
+
+    Raises:
+        ValueError: the keypoints are not COCO's list of x, y and visibility for each.
+    """
+    given = annotation.get("keypoints")
+    if not given:
+        return None
+    numbers = isinstance(given, list) and all(isinstance(v, int | float) and abs(v) < 1e9 for v in given)
+    if not numbers or len(given) % 3:
+        raise ValueError("COCO's are a list of x, y and visibility for each")
+    return (float(given[0]), float(given[1])) if given[2] > 0 else None
+
+
+def is_point(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation has neither a mask nor a box with sides."""
+    box = annotation.get("bbox") or (0, 0, 0, 0)
+    return not annotation.get("segmentation") and len(box) == 4 and all(side == 0 for side in box[2:])
 
 
 def _box_of(segmentation: Any) -> list[float] | None:
@@ -239,6 +273,8 @@ def _image(
         iscrowd=np.array([bool(a.get("iscrowd", 0)) for a in kept], bool),
         segmentations=[a.get("segmentation") or None for a in kept],
         annotation_ids=[a.get("id") for a in kept],
+        keypoints=np.array([first_keypoint(a) or (np.nan, np.nan) for a in kept], np.float32).reshape(-1, 2),
+        points_only=sum("points_only" in a for a in kept),
     )
 
 

@@ -112,6 +112,7 @@ class DataModule(LightningDataModule):
         self.limit_train = limit_train
         self.rehearsal = rehearsal
         self.needs_unlabelled = False
+        self.pointwise = False
         self._scenes = 0
         self._spec: InputSpec | None = None
         self._datasets: dict[Split, SampleDataset] = {}
@@ -123,6 +124,7 @@ class DataModule(LightningDataModule):
         promptable: bool = False,
         knows_scenes: bool = False,
         unlabelled: bool = False,
+        pointwise: bool = False,
     ) -> None:
         """Take the geometry and normalisation of the network that will eat the batches.
 
@@ -130,12 +132,14 @@ class DataModule(LightningDataModule):
             promptable: whether it answers phrases, as generated scenes ask them.
             knows_scenes: whether it was pretrained on generated scenes.
             unlabelled: whether it trains on unlabelled images too.
+            pointwise: whether it finds points, one for each object.
 
         Raises:
             UserError: rehearsal of scenes is asked for and the network answers no phrases.
         """
         self._spec = input_spec
         self.needs_unlabelled = unlabelled
+        self.pointwise = pointwise
         self._datasets = {}
         self._scenes = (AUTO_SCENES * knows_scenes) if self.rehearsal == "auto" else int(self.rehearsal or 0)
         if self._scenes and not promptable:
@@ -157,6 +161,12 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the index; raises UserError where the data cannot be used."""
         self.source.setup()
+        points_only = getattr(self.source, "points_only", 0)
+        if points_only and not self.pointwise:
+            raise UserError(
+                f"{points_only} objects of the data are points without box or mask, from which only "
+                "model=points learns; choose it, or give them boxes or masks."
+            )
         if self.prompts is not None:
             self.prompts.check(self.categories)
 
@@ -175,6 +185,7 @@ class DataModule(LightningDataModule):
                 crop=self.crop,
                 min_visible=self.min_visible,
                 limit=self.limit_train if split == "train" else None,
+                pointwise=self.pointwise,
             )
         return self._datasets[split]
 

@@ -39,6 +39,7 @@ class SampleDataset(Dataset[Sample]):
         training: cropped and augmented at random, without truth; whether it is the training split if None.
         around_objects: nine in ten training windows hold an object; False: they lie anywhere, as they must
             where labels may not be used.
+        pointwise: give samples and truth a point per object.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SampleDataset(Dataset[Sample]):
         images: Sequence[int] | None = None,
         training: bool | None = None,
         around_objects: bool = True,
+        pointwise: bool = False,
     ) -> None:
         self.training = split == "train" if training is None else training
         self.source = source
@@ -66,6 +68,7 @@ class SampleDataset(Dataset[Sample]):
         self.crop = crop
         self.min_visible = min_visible
         self.around_objects = around_objects
+        self.pointwise = pointwise
         self.images = list(range(source.size(split)) if images is None else images)
         if limit is not None and limit < len(self.images):
             chosen = np.random.default_rng(seed).permutation(len(self.images))[:limit]
@@ -96,8 +99,8 @@ class SampleDataset(Dataset[Sample]):
         record = record.select((record.visible >= self.min_visible) | record.iscrowd)
         if self.augment is not None:
             record = self.augment(record, int(rng.integers(2**32)))
-        sample = to_sample(record, self.spec)
-        truth = None if self.training else truth_of(record)
+        sample = to_sample(record, self.spec, self.pointwise)
+        truth = None if self.training else truth_of(record, self.pointwise)
         return replace(sample, prompts=self._prompts(record, rng), truth=truth)
 
     def _prompts(self, record: Record, rng: np.random.Generator) -> tuple[Prompt, ...]:
@@ -113,8 +116,11 @@ class SampleDataset(Dataset[Sample]):
         return self.prompts.training(labels, self.source.categories, rng, unsure=crowds)
 
 
-def truth_of(record: Record) -> Truth:
-    """Ground truth of a record that was not augmented, in its window's pixels, crowds included."""
+def truth_of(record: Record, pointwise: bool = False) -> Truth:
+    """Ground truth of a record that was not augmented, in its window's pixels, crowds included.
+
+    ``pointwise``: with a point per object that is no crowd.
+    """
     height, width = record.image.shape[:2]
     semantic = None
     if record.semantic is not None:
@@ -127,4 +133,5 @@ def truth_of(record: Record) -> Truth:
         area=torch.from_numpy(record.area),
         rles=None if record.masks is None else rle.encode(record.masks),
         semantic=semantic,
+        points=torch.from_numpy(record.select(~record.iscrowd).points()) if pointwise else None,
     )

@@ -27,6 +27,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     ),
     "box-format": ("error", "box in another form than COCO's [x, y, width, height] in pixels"),
     "box-invalid": ("error", "box with other than 4 numbers, one not finite, or a negative side"),
+    "keypoints-invalid": ("error", "keypoints in another form than COCO's list of x, y and visibility"),
     "polygon-invalid": ("error", "polygon of under 6 numbers, an odd number of them, or one not finite"),
     "rle-size": ("error", "run-length mask of another size than its image"),
     "rle-invalid": ("error", "run-length mask that does not decode"),
@@ -37,6 +38,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "box-zero-area": ("warning", "box without area"),
     "box-outside": ("warning", "box that reaches more than a pixel out of its image"),
     "box-duplicate": ("warning", "box given twice, or nearly so, for the same category of an image"),
+    "point-outside": (
+        "warning",
+        "keypoint outside its image; the middle of the object's mask or box is taken, where it has one",
+    ),
     "mask-empty": ("warning", "mask without a pixel"),
     "mask-missing": ("warning", "object without a mask where others have one"),
     "mask-box-disagree": ("warning", "object whose box is not the one around its mask"),
@@ -45,6 +50,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "class-imbalance": (
         "warning",
         "categories of very unequal frequency; rare ones are learnt late or never",
+    ),
+    "point-shared": (
+        "info",
+        "object on the same pixel as another; a model of points can mark one of them only",
     ),
     "images-empty": ("info", "images without objects"),
     "objects-per-image": ("info", "objects per image"),

@@ -62,6 +62,21 @@ class InstanceMasks:
         assert self.planes is not None
         return np.asarray(self.planes.sum((1, 2), dtype=np.int64), np.float32)
 
+    def centroids(self) -> NDArray[np.float32]:
+        """Mean place (x, y) of each mask's pixels, float32 [N, 2]; pixel i spans i to i + 1.
+
+        An empty mask gives zeros.
+        """
+        if self.flat is not None:
+            rows, columns = np.nonzero(self.flat)
+            owner = self.flat[rows, columns].astype(np.int64) - 1
+        else:
+            assert self.planes is not None
+            owner, rows, columns = np.nonzero(self.planes)
+        sums = [np.bincount(owner, at + 0.5, self.count) for at in (columns, rows)]
+        pixels = np.maximum(np.bincount(owner, minlength=self.count), 1)
+        return np.asarray(np.stack(sums, 1) / pixels[:, None], np.float32)
+
     def boxes(self) -> NDArray[np.float32]:
         """Tight xyxy boxes [N, 4] in pixels; an empty mask gives zeros."""
         boxes = np.zeros((self.count, 4), np.float32)

@@ -5,6 +5,7 @@ The arguments that all kinds share are those of :class:`~maskwell.data.datamodul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from maskwell.data.coco import CocoSource
@@ -40,10 +41,16 @@ def coco(
     min_visible: float = 0.25,
     limit_train: int | None = None,
     rehearsal: int | Literal["auto"] | None = "auto",
+    objects: Sequence[int | None] | None = None,
 ) -> DataModule:
-    """A COCO folder (``data=coco``), as instances or, with ``semantic``, as classes."""
+    """A COCO folder (``data=coco``), as instances or, with ``semantic``, as classes.
+
+    ``objects``: fewest and most objects of the images that are used.
+    """
     make = CocoSemanticSource if semantic else CocoSource
-    source = make(root, images, train, val, test, val_split, test_split, group_key, near_duplicates, seed)
+    source = make(
+        root, images, train, val, test, val_split, test_split, group_key, near_duplicates, seed, objects
+    )
     return DataModule(
         source,
         batch_size,

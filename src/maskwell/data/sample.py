@@ -32,8 +32,9 @@ class InputSpec:
     """What a family wants its network input to look like; the same in training and prediction.
 
     ``fit="square"`` resizes to ``size`` x ``size`` without keeping the aspect and pads nothing;
-    ``fit="pad"`` scales the longer side down to ``size`` where it is larger (``None``: never),
-    normalises, and pads with zeros, which is then the mean, to a multiple of ``multiple``.
+    ``fit="pad"`` scales the longer side down to ``size`` where it is larger (``None``: never), with
+    ``enlarge`` also up to it where it is smaller, normalises, and pads with zeros, which is then the
+    mean, to a multiple of ``multiple``.
     """
 
     fit: Literal["square", "pad"]
@@ -41,10 +42,11 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     multiple: int = 32
+    enlarge: bool = False
 
     def __post_init__(self) -> None:
-        if self.fit == "square" and self.size is None:
-            raise ValueError('InputSpec(fit="square") needs a size in pixels.')
+        if (self.fit == "square" or self.enlarge) and self.size is None:
+            raise ValueError('InputSpec(fit="square") and enlarge need a size in pixels.')
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Truth:
 
     ``size`` (height, width); ``boxes`` float32 [N, 4] xyxy pixels; ``labels`` int64 [N];
     ``iscrowd`` bool [N]; ``area`` float32 [N] in pixels; ``rles`` one mask per object, or None
-    where the data has boxes only; ``semantic`` int64 [H, W] where it is semantic.
+    where the data has boxes only; ``semantic`` int64 [H, W] where it is semantic; ``points`` float32
+    [M, 2] (x, y) pixels, one per object that is no crowd, where the task finds points.
     """
 
     size: tuple[int, int]
@@ -120,16 +123,19 @@ class Truth:
     area: Tensor
     rles: list[Rle] | None = None
     semantic: Tensor | None = None
+    points: Tensor | None = None
 
 
 @dataclass
 class Prediction:
-    """What a model says of one image, in the window frame, best score first.
+    """What a model says of one image, in the window frame, best score first; points as they were marked.
 
     ``size`` (height, width); ``boxes`` float32 [K, 4] xyxy pixels; ``scores`` float32 [K] in
     [0, 1]; ``labels`` int64 [K]; ``rles`` one mask per detection or None; ``points`` float32
     [K, 2] pixels or None; ``semantic`` int64 [H, W] or None; ``present`` label -> score that the
-    concept occurs in the image at all, where the model has such a score.
+    concept occurs in the image at all, where the model has such a score. Of points that were marked
+    one after another, ``stopped``: whether the model itself said that no more are left (False: the cap
+    was reached), and ``done``: its probability of that at the last step.
     """
 
     size: tuple[int, int]
@@ -140,6 +146,8 @@ class Prediction:
     points: Tensor | None = None
     semantic: Tensor | None = None
     present: dict[int, float] | None = None
+    stopped: bool | None = None
+    done: float | None = None
 
     @classmethod
     def of_classes(cls, semantic: Tensor) -> Prediction:
@@ -148,6 +156,39 @@ class Prediction:
         return cls(
             size, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), semantic=semantic
         )
+
+    @classmethod
+    def of_points(
+        cls,
+        size: tuple[int, int],
+        points: Tensor,
+        scores: Tensor,
+        stopped: bool | None = None,
+        done: float | None = None,
+    ) -> Prediction:
+        """A prediction that is points, float32 [K, 2], in the order they were marked, without extent.
+
+        Each has a box without area at its place, so that whatever orders or selects boxes works, and the
+        label 0: marks tell no categories apart.
+        """
+        labels = torch.zeros(len(points), dtype=torch.int64)
+        return cls(size, points.repeat(1, 2), scores, labels, points=points, stopped=stopped, done=done)
+
+
+@dataclass
+class MarkedState:
+    """An image with some of its objects marked, and what a model says comes next; window pixels.
+
+    ``marks`` float32 [k, 2] in their order; ``predicted`` float32 [2]; ``done`` probability of "no
+    more"; ``target`` float32 [2] is the object that comes next in this very image, None where
+    ``finished``: every object is marked.
+    """
+
+    marks: Tensor
+    predicted: Tensor
+    done: float
+    target: Tensor | None
+    finished: bool
 
 
 @dataclass

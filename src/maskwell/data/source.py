@@ -27,7 +27,8 @@ class Record:
     objects, None where the data has boxes only; ``semantic`` uint8 [H, W], 255 = ignore;
     ``visible`` float32 [N], the share of each whole object that lies in the window; ``phrases``
     (text, indices of the objects it names) where the data brings its own prompts; ``valid`` bool
-    [H, W], False where augmentation had nothing to show, of semantic data only.
+    [H, W], False where augmentation had nothing to show, of semantic data only; ``keypoints`` float32
+    [N, 2], (x, y) in window pixels where the annotation itself says where the object is, NaN elsewhere.
     """
 
     image: NDArray[np.uint8]
@@ -45,6 +46,7 @@ class Record:
     phrases: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     group: str | None = None
     valid: NDArray[np.bool_] | None = None
+    keypoints: NDArray[np.float32] | None = None
 
     def select(self, keep: NDArray[np.bool_]) -> Record:
         """The same record with the objects of ``keep`` (bool [N]) only; phrases follow."""
@@ -65,7 +67,24 @@ class Record:
             visible=self.visible[keep],
             masks=None if self.masks is None else self.masks.select(keep),
             phrases=phrases,
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
         )
+
+    def points(self) -> NDArray[np.float32]:
+        """Where each object is, float32 [N, 2] in window pixels.
+
+        Its keypoint where it has one inside the window, the centroid of its mask, or the centre of its
+        box; of the part that lies in the window.
+        """
+        if self.masks is None:
+            places = np.asarray((self.boxes[:, :2] + self.boxes[:, 2:]) / 2, np.float32)
+        else:
+            places = self.masks.centroids()
+        if self.keypoints is None:
+            return places
+        sides = np.array([self.image.shape[1], self.image.shape[0]], np.float32)
+        inside = np.all((self.keypoints >= 0) & (self.keypoints < sides), axis=1, keepdims=True)
+        return np.asarray(np.where(inside, self.keypoints, places), np.float32)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from maskwell.data.instances import InstanceMasks
 from maskwell.data.sample import IGNORE, Geometry, InputSpec, Sample
 from maskwell.data.source import Record
 
+_PIXEL_CENTRE = np.float32(0.5)
+"""albumentations counts keypoints from the centre of the first pixel, boxes from its corner."""
+
 cv2.setNumThreads(0)  # loader workers and the trainer share the cores already
 
 
@@ -107,6 +110,7 @@ class Augmentation:
             steps,
             additional_targets={"semantic": "mask", "valid": "mask"},
             bbox_params=A.BboxParams(format="pascal_voc", label_fields=["box_index"], clip=True),
+            keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
             save_applied_params=True,
         )
 
@@ -119,6 +123,9 @@ class Augmentation:
             changed = replace(changed, semantic=IGNORE - out["semantic"])
         if record.valid is not None:
             changed = replace(changed, valid=out["valid"].astype(bool))
+        if record.keypoints is not None:
+            moved = np.asarray(out["keypoints"], np.float32).reshape(-1, 2) + _PIXEL_CENTRE
+            changed = replace(changed, keypoints=np.where(np.isnan(record.keypoints), np.nan, moved))
         if record.masks is None:
             return self._with_boxes(changed, out)
         return self._with_masks(changed, record.masks, out)
@@ -143,17 +150,20 @@ class Augmentation:
         return changed.select(share / _zoom(out) ** 2 >= self.min_visible)
 
 
-def to_sample(record: Record, spec: InputSpec) -> Sample:
+def to_sample(record: Record, spec: InputSpec, pointwise: bool = False) -> Sample:
     """Resize and normalise a record as ``spec`` says; objects that are crowds are left out.
 
-    The image is padded later, when samples are collated.
+    The image is padded later, when samples are collated. ``pointwise``: give each object its point, and
+    no mask.
     """
     record = record.select(~record.iscrowd)
     height, width = record.image.shape[:2]
     target = content_size((height, width), spec)
-    boxes = torch.from_numpy(record.boxes) / torch.tensor([width, height, width, height])
-    boxes = boxes.clamp(0, 1)
-    masks = None if record.masks is None else record.masks.map(lambda plane: _nearest(plane, target))
+    sides = torch.tensor([width, height])
+    boxes = (torch.from_numpy(record.boxes) / sides.repeat(2)).clamp(0, 1)
+    masks = None
+    if record.masks is not None and not pointwise:
+        masks = record.masks.map(lambda plane: _nearest(plane, target))
     semantic = None if record.semantic is None else _nearest(record.semantic, target)
     image, valid = network_image(record.image, spec), _valid(record, target)
     if valid is not None:
@@ -168,7 +178,7 @@ def to_sample(record: Record, spec: InputSpec) -> Sample:
         masks=None if masks is None else torch.from_numpy(masks.to_planes()),
         semantic=None if semantic is None else torch.from_numpy(semantic.astype(np.int64)),
         valid=valid,
-        points=(boxes[:, :2] + boxes[:, 2:]) / 2,
+        points=(torch.from_numpy(record.points()) / sides).clamp(0, 1) if pointwise else None,
         iscrowd=torch.zeros(len(boxes), dtype=torch.bool),
         area=torch.from_numpy(record.area),
         group=record.group,
@@ -188,7 +198,9 @@ def content_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
         return size
     if spec.fit == "square":
         return spec.size, spec.size
-    scale = min(1.0, spec.size / max(size))
+    scale = spec.size / max(size)
+    if not spec.enlarge:
+        scale = min(1.0, scale)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
@@ -213,6 +225,10 @@ def _nearest(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def _targets(record: Record) -> dict[str, Any]:
     """What albumentations gets: label maps where it can, since a plane per object is slow."""
     targets: dict[str, Any] = {"image": record.image, "bboxes": np.zeros((0, 4)), "box_index": []}
+    none = np.zeros((0, 2), np.float32)
+    targets["keypoints"] = (
+        none if record.keypoints is None else np.nan_to_num(record.keypoints) - _PIXEL_CENTRE
+    )
     if record.semantic is not None:
         targets["semantic"] = IGNORE - record.semantic  # so that the fill value 0 means "ignore"
     if record.valid is not None:

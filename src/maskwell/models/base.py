@@ -67,6 +67,8 @@ class BaseTask(LightningModule):
     """Whether it answers the phrases that samples carry."""
     semantic = False
     """Whether it gives every pixel a class (:meth:`class_probabilities`) instead of finding objects."""
+    pointwise = False
+    """Whether it finds points, one after another, instead of boxes or masks."""
     background = True
     """Of a semantic family: whether class 0 takes part in the mean IoU."""
     knows_scenes = False

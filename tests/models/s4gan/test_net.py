@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from maskwell.errors import UserError
-from maskwell.models.s4gan import backbone as backbones
+from maskwell.models import backbone as backbones
 from maskwell.models.s4gan import net
 from maskwell.models.s4gan.net import GeneratorSpec
 
@@ -58,7 +58,8 @@ def saved(kind: str, folder: Path) -> str:
 
 
 def load(name: str, **more: object) -> backbones.Backbone:
-    return backbones.load(name, **{"norm": "batch", "output_stride": None, "seed": 0, **more})  # type: ignore[arg-type]
+    settings = {"norm": "batch", "output_stride": None, "seed": 0, "key": "model.generator", **more}
+    return backbones.load(name, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", TINY)

@@ -11,8 +11,8 @@ from torch import Tensor
 from maskwell.data.sample import Batch, InputSpec, Prediction
 from maskwell.errors import UserError
 from maskwell.metrics.segmentation import SegmentationScores
+from maskwell.models import backbone as backbones
 from maskwell.models.base import BaseTask, OptimiserFactory, Stage, StepOutput
-from maskwell.models.s4gan import backbone as backbones
 from maskwell.models.s4gan import loss, net, optimisation
 from maskwell.models.s4gan.discriminator import Discriminator, DiscriminatorSpec
 from maskwell.models.s4gan.net import GeneratorSpec
@@ -85,7 +85,13 @@ class S4Gan(BaseTask):
         spec = self.generator_spec
         # In a list, so that it becomes a module only as part of the generator.
         self._backbone = [
-            backbones.load(spec.backbone, norm=spec.norm, output_stride=spec.output_stride, seed=seed)
+            backbones.load(
+                spec.backbone,
+                norm=spec.norm,
+                output_stride=spec.output_stride,
+                seed=seed,
+                key="model.generator",
+            )
         ]
         stride = self._backbone[0].stride
         self.input_spec = InputSpec("pad", image_size, IMAGENET_MEAN, IMAGENET_STD, stride)

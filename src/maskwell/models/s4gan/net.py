@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwell.errors import UserError
-from maskwell.models.s4gan import backbone as backbones
-from maskwell.models.s4gan.backbone import Backbone, Norm
+from maskwell.models import backbone as backbones
+from maskwell.models.backbone import Backbone, Norm
 
 Head = Literal["v2", "v3plus"]
 

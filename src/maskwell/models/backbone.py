@@ -34,6 +34,7 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of the fine and of the deep maps.
+        fine_stride: input pixels per pixel of the fine maps.
         stride: input pixels per pixel of the deep maps; inputs are padded to a multiple of it.
     """
 
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
             at_least = min(stride for stride in strides if stride >= FINE_STRIDE)
             self._fine = max(i for i, stride in enumerate(strides) if stride == at_least)
         self.channels = (maps[self._fine].shape[1], maps[-1].shape[1])
-        self.stride = strides[-1]
+        self.fine_stride, self.stride = strides[self._fine], strides[-1]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Fine and deep features of normalised images [B, 3, H, W]."""
@@ -71,7 +72,7 @@ class Backbone(nn.Module):
         return states if last.shape == states[-1].shape else (*states, last)
 
 
-def load(name: str, *, norm: Norm, output_stride: int | None, seed: int) -> Backbone:
+def load(name: str, *, norm: Norm, output_stride: int | None, seed: int, key: str) -> Backbone:
     """A backbone in float32.
 
     Args:
@@ -82,31 +83,31 @@ def load(name: str, *, norm: Norm, output_stride: int | None, seed: int) -> Back
         output_stride: 8, 16 or 32 with ResNet and MobileNetV2, whose last stages are then dilated; None:
             16 for those, its own for any other.
         seed: of fresh weights.
+        key: where the configuration holds these settings (``model.generator``), for messages.
 
     Raises:
         UserError: not found, no backbone, or an option that it does not have.
     """
     if norm not in NORMS:
-        raise UserError(f"model.generator.norm={norm}: give one of {', '.join(NORMS)}.")
+        raise UserError(f"{key}.norm={norm}: give one of {', '.join(NORMS)}.")
     if norm == "group" and name != SMALL:
         raise UserError(
-            "model.generator.norm=group would undo pretrained weights: use batch or frozen_batch, or "
-            "model.generator.backbone=small."
+            f"{key}.norm=group would undo pretrained weights: use batch or frozen_batch, or "
+            f"{key}.backbone=small."
         )
     if name == SMALL:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoBackbone.from_config(_small_config())
     else:
-        model = _pretrained(name, output_stride)
+        model = _pretrained(name, output_stride, key)
     kind = str(model.config.model_type)
     if output_stride is not None and kind not in DILATED:
         raise UserError(
-            f"model.generator.output_stride={output_stride}: a backbone of the kind {kind} has its own; "
-            "set it to null."
+            f"{key}.output_stride={output_stride}: a backbone of the kind {kind} has its own; set it to null."
         )
     if kind == "resnet":
-        dilate_resnet(model, output_stride or DILATED[kind])
+        dilate_resnet(model, output_stride or DILATED[kind], key)
     convert_norm(model, norm)
     return Backbone(model)
 
@@ -121,12 +122,12 @@ def _small_config() -> ResNetConfig:
     )
 
 
-def _pretrained(name: str, output_stride: int | None) -> nn.Module:
+def _pretrained(name: str, output_stride: int | None, key: str) -> nn.Module:
     if Path(name).exists() or name.startswith((".", "/", "~")):
         name = str(Path(name).expanduser())
         if not (Path(name) / "config.json").is_file():
             raise UserError(
-                f"model.generator.backbone={name}: no config.json there; a backbone is a directory in Hub "
+                f"{key}.backbone={name}: no config.json there; a backbone is a directory in Hub "
                 "layout, a Hub name such as microsoft/resnet-50, or small."
             )
     level = transformers_logging.get_verbosity()
@@ -136,7 +137,7 @@ def _pretrained(name: str, output_stride: int | None) -> nn.Module:
         config = AutoConfig.from_pretrained(name)
         return _load(name, config, output_stride)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(_explain(name, error)) from error
+        raise UserError(_explain(name, error, key)) from error
     finally:
         transformers_logging.set_verbosity(level)
         transformers_logging.enable_progress_bar()
@@ -153,25 +154,25 @@ def _load(name: str, config: PreTrainedConfig, output_stride: int | None) -> nn.
     return AutoModel.from_pretrained(name, **more)
 
 
-def _explain(name: str, error: Exception) -> str:
+def _explain(name: str, error: Exception, key: str) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir():
-        return f"model.generator.backbone={name}: the directory could not be read as a backbone ({first})."
+        return f"{key}.backbone={name}: the directory could not be read as a backbone ({first})."
     return (
-        f"model.generator.backbone={name}: neither a local directory nor reachable on the Hub from here; "
+        f"{key}.backbone={name}: neither a local directory nor reachable on the Hub from here; "
         "check the spelling and the connection, download it and give the directory, or use "
-        "model.generator.backbone=small."
+        f"{key}.backbone=small."
     )
 
 
-def dilate_resnet(model: nn.Module, output_stride: int) -> None:
+def dilate_resnet(model: nn.Module, output_stride: int, key: str) -> None:
     """Lower the stride of a ResNet from 32 to 8 or 16: its last stages dilate instead (DeepLab).
 
     Raises:
         UserError: another stride.
     """
     if output_stride not in (8, 16, 32):
-        raise UserError(f"model.generator.output_stride={output_stride}: give 8, 16, 32 or null.")
+        raise UserError(f"{key}.output_stride={output_stride}: give 8, 16, 32 or null.")
     rate = 1
     kept = int(math.log2(output_stride // 4))  # stages 2 to 4 halve; the stem and stage 1 leave stride 4
     encoder: Any = model.encoder

@@ -1,0 +1,223 @@
+"""The task: what it learns from, says and stores; resume; what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from maskwell.callbacks.step_seed import StepSeed
+from maskwell.data.sample import Batch, collate
+from maskwell.errors import UserError
+from maskwell.models.optimisation import AdamWCosine
+from maskwell.models.points.module import Points
+from maskwell.models.points.objective import DEFAULTS
+from maskwell.models.points.states import ORDERS, MarkNoise
+from points_small import SIDE, make_batch, make_sample, make_task, places
+
+
+def step(task: Points, batch: Batch, seed: int = 0, stage: Any = "train") -> Any:
+    torch.manual_seed(seed)
+    return task.step(batch, stage)
+
+
+@pytest.mark.parametrize("head", ["pointer", "xy", "one_shot"])
+def test_every_parameter_gets_a_gradient_and_belongs_to_one_group(head: Any) -> None:
+    task = make_task(head=head, own_share=0.5, noise=MarkNoise(1.0, 0.1, 0.1, 0.2)).train()
+    output = step(task, make_batch(4, 0, 6))
+    output.loss.backward()
+    trained = dict(task.named_parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
+    groups = task.gradient_groups()
+    grouped = [id(p) for group in groups.values() for p in group]
+    assert len(grouped) == len(set(grouped))
+    assert {id(p) for p in trained.values()} == set(grouped)
+    wanted = {"pointer": "point_head", "xy": "x_head", "one_shot": "class_head"}[head]
+    assert {wanted, "decoder", "encoder"} <= groups.keys()
+    assert float(output.facts["num_objects"]) == 10
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("head", ["pointer", "xy"])
+def test_total_loss_is_the_weighted_sum_of_raw_terms(head: Any, order: Any) -> None:
+    task = make_task(head=head, order=order)
+    output = step(task, make_batch(3, 5))
+    _, spatial, done = DEFAULTS[head]  # type: ignore[index]
+    parts = output.parts
+    expected = spatial * parts["loss_spatial"] + done * parts["loss_done"] + parts.get("loss_point", 0.0)
+    assert torch.allclose(output.loss, expected)
+    assert {"loss_spatial", "loss_done", "loss_mse"} <= parts.keys()
+
+
+def test_modes_leave_out_what_they_do_not_learn() -> None:
+    batch = make_batch(3, 5)
+    regression = step(make_task(mode="regression"), batch)
+    assert torch.allclose(
+        regression.loss, 500 * regression.parts["loss_spatial"] + regression.parts["loss_point"]
+    )
+    assert float(regression.facts["done_share"]) == 0
+    done = step(make_task(mode="done", done_weight=5.0), batch)
+    assert torch.allclose(done.loss, 5 * done.parts["loss_done"])
+
+
+@pytest.mark.parametrize("head", ["pointer", "xy", "one_shot"])
+def test_images_without_objects_have_a_finite_loss_and_gradient(head: Any) -> None:
+    for mode in ("mixed", "regression"):
+        task = make_task(head=head, mode=mode, own_share=0.5)
+        output = step(task, make_batch(0, 0))
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+
+
+def test_evaluation_repeats_its_states_and_says_what_it_shows() -> None:
+    task = make_task().eval()
+    batch = make_batch(3, 5, 0)
+    first, again = step(task, batch, 0, "val"), step(task, batch, 1, "val")
+    assert torch.equal(first.loss, again.loss)
+    examples = task.teacher_forced_examples(batch, first)
+    assert len(examples) == 3 and examples[2].finished and examples[2].target is None
+    for sample, example in zip(batch.samples, examples, strict=True):
+        assert sample.truth is not None and sample.truth.points is not None
+        objects = {tuple(round(v, 3) for v in row) for row in sample.truth.points.tolist()}
+        marked = {tuple(round(v, 3) for v in row) for row in example.marks.tolist()}
+        assert marked <= objects and example.finished == (marked == objects)
+        if example.target is not None:
+            assert tuple(round(v, 3) for v in example.target.tolist()) in objects - marked
+        assert 0 <= example.done <= 1
+
+
+def test_metrics_hold_rollouts_teacher_forcing_and_the_gap_between_them() -> None:
+    task = make_task().eval()
+    with torch.no_grad():  # it marks at least something
+        task.net.head.done_head.fill_(-4.0)  # type: ignore[union-attr,operator]
+    batch = make_batch(3, 5)
+    output = step(task, batch, 0, "val")
+    task.update_metrics(batch, output, "val")
+    errors = output.look.error[output.look.error.isfinite()]
+    found = task.compute_metrics("val")
+    assert {"f1_9_6", "count_mae", "pixel_error", "done_mean", "early", "late"} <= found.keys()
+    assert float(found["pixel_error"]) == pytest.approx(float(errors.mean()), rel=1e-5)
+    hits = float((errors <= 9.6 * SIDE / 384).float().mean())
+    assert float(found["precision_9_6_gap"]) == pytest.approx(hits - float(found["precision_9_6"]))
+
+
+@pytest.mark.slow
+def test_a_few_blobs_are_learnt_and_counted() -> None:
+    torch.manual_seed(0)
+    task = make_task(states=6).train()
+    batch = make_batch(3, 1)
+    optimiser, schedule = AdamWCosine(lr=3e-3).build(task.trainable_parameters(), 240)
+    for iteration in range(240):
+        optimiser.zero_grad()
+        step(task, batch, iteration).loss.backward()
+        optimiser.step()
+        schedule.step()
+    task.eval()
+    marked = places(task, batch)
+    for points, sample in zip(marked, batch.samples, strict=True):
+        assert sample.truth is not None and sample.truth.points is not None
+        assert len(points) == len(sample.truth.points)
+        distances = torch.cdist(sample.truth.points, points)
+        assert float(distances.amin(1).max()) < 2.0  # px
+        assert sorted(distances.argmin(1).tolist()) == list(range(len(points)))
+    found = task.predict_batch(batch)[0]
+    assert found.stopped and found.done is not None and found.done > 0.5
+    assert float(found.scores.min()) > 0.5
+
+
+class Batches(LightningDataModule):
+    """The same batches in every epoch."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        samples = [make_sample(i, 2 + i % 3) for i in range(4)]
+        return DataLoader(samples, batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        samples = [make_sample(i, 3) for i in range(10, 12)]
+        return DataLoader(samples, batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def fit(task: Points, epochs: int, *callbacks: Callback, resume: str | None = None) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        callbacks=[StepSeed(0), *callbacks],
+    )
+    trainer.fit(task, datamodule=Batches(), ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    class SaveAfterFirst(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "cut.ckpt")
+
+    def task() -> Points:
+        made = make_task(own_share=0.5, noise=MarkNoise(1.0, 0.1, 0.1, 0.2))
+        # Constant, so that the schedule does not depend on how long the run was meant to be.
+        made.bind(categories=["blob"], optim=AdamWCosine(lr=1e-3, warmup_share=0.0, final_share=1.0))
+        return made
+
+    whole, again = task(), task()
+    trainer = fit(whole, 2, SaveAfterFirst())
+    resumed = fit(again, 2, resume=str(tmp_path / "cut.ckpt"))
+    assert whole.iteration == again.iteration == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    # The whole run also keeps figures of its first evaluation that were undefined in the second one.
+    evaluated = {name: value for name, value in resumed.callback_metrics.items() if name.startswith("val/")}
+    assert {"val/loss_spatial", "val/loss_done", "val/f1_9_6"} <= evaluated.keys()
+    for name, value in evaluated.items():
+        assert torch.equal(value, trainer.callback_metrics[name]), name
+
+
+def test_checkpoints_of_another_order_or_head_are_refused_in_a_sentence() -> None:
+    checkpoint: dict[str, Any] = {}
+    make_task(order="reading").on_save_checkpoint(checkpoint)
+    make_task(order="reading").on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=r"model\.order=reading.*has free.*set model\.order=reading"):
+        make_task(order="free").on_load_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=r"model\.head=pointer.*has xy"):
+        make_task(order="reading", head="xy").on_load_checkpoint(checkpoint)
+
+
+def test_more_objects_than_the_cap_are_named() -> None:
+    task = make_task(max_points=2).eval()
+    with pytest.warns(UserWarning, match=r"1\.png has 4 objects.*model\.max_points=2"):
+        step(task, make_batch(1, 4), 0, "val")
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"head": "boxes"}, "model.head=boxes"),
+        ({"loss": "l1"}, "model.loss=l1"),
+        ({"threshold": -0.1}, "model.threshold=-0.1"),
+        ({"done_pos_weight": -1.0}, "model.done_pos_weight=-1.0"),
+        ({"stop": 1.0}, "model.stop=1.0"),
+        ({"max_points": 0}, "model.max_points=0"),
+        ({"min_distance": -1.0}, "model.min_distance=-1.0"),
+        ({"image_size": 16}, "model.image_size=16"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=key.replace(".", r"\.")):
+        make_task(**settings)
+
+
+def test_data_without_points_is_refused_in_a_sentence() -> None:
+    batch = make_batch(2)
+    batch.samples[0].points = None
+    with pytest.raises(UserError, match="gives no points"):
+        step(make_task(), batch)
