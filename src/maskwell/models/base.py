@@ -75,8 +75,10 @@ class BaseTask(LightningModule):
     """Where a run is counted in iterations and not in epochs: its length, as one epoch of so many batches."""
     evaluate_every: int | None = None
     """Then also: iterations between two validations."""
-    max_norm: float = 1.0
-    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
+    max_norm: float | None = 1.0
+    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: no bound."""
+    threshold: float | None = None
+    """Score from which a detection counts, where validation chooses one."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
@@ -93,8 +95,13 @@ class BaseTask(LightningModule):
 
     @property
     def confusion(self) -> Tensor | None:
-        """Of a semantic family: the last evaluation's pixels by true and predicted class, int64 [C, C]."""
+        """The last evaluation's pixels (of a semantic family) or objects by true and predicted class, int64 [C, C]."""
         return None
+
+    @property
+    def confusion_names(self) -> tuple[str, ...]:
+        """What the rows and columns of the confusion stand for."""
+        return self.categories
 
     def reset_progress(self) -> None:
         """Count from the start: a new run, from fresh or from given weights."""
@@ -131,6 +138,10 @@ class BaseTask(LightningModule):
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Of a semantic family: float32 [B, 3, H, W], normalised and padded -> probabilities [B, C, H, W]."""
         raise NotImplementedError(f"{type(self).__name__} defines no class_probabilities.")
+
+    def adopt(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The content of another run's checkpoint as this task can start from it (``init_from=``)."""
+        return checkpoint
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained."""
