@@ -170,7 +170,7 @@ def _panel(
         prediction,
         names,
         title=sample.file_name,
-        caption=_caption(sample, prediction),
+        caption=_caption(sample, prediction) if prediction.present else "",  # the others read no prompts
         threshold=threshold,
         truth_points=points,
     )

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, ResNetConfig, RTDetrResNetConfig
 from transformers import AutoConfig as Configs
 
-WIDTHS, DEPTHS = [32, 64, 128, 192], [1, 1, 2, 1]
+WIDTHS, DEPTHS = [24, 64, 128, 192], [1, 1, 2, 1]
 """Channels and blocks of the backbone's stages, at strides 4, 8, 16 and 32."""
 
 _TRANSFORMER: dict[str, Any] = {
@@ -29,7 +29,7 @@ def small_config(architecture: str) -> PreTrainedConfig:
     Roughly 3 million parameters; 100 queries, 3 decoder layers, 128 channels. RT-DETR v2 keeps its
     denoising (100 queries), its proposals and three feature levels.
     """
-    resnet = {"embedding_size": 32, "hidden_sizes": WIDTHS, "depths": DEPTHS, "layer_type": "basic"}
+    resnet = {"embedding_size": WIDTHS[0], "hidden_sizes": WIDTHS, "depths": DEPTHS, "layer_type": "basic"}
     if architecture == "rt_detr_v2":
         more: dict[str, Any] = {
             **_TRANSFORMER,
