@@ -34,11 +34,12 @@ COSTS = ("minutes", "peak_gib")
 
 NOTES = (
     "BCCD (MIT): 205 training, 87 validation and 72 test images of 640 x 480 px, 3 classes; input 320 px. "
-    "RT-DETR v2 with 3.1 million parameters, batch 8, averaged weights, one seed, one thread. scratch: random "
-    "weights, 200 epochs. pretrain: 3,000 steps of 8 generated scenes of 256 px, 35 kinds of objects as classes; "
-    "init_from: 120 epochs from there, class layers fresh. Checkpoint chosen by val/map; threshold chosen on val, "
-    "f1 at it at IoU 0.5. A YOLOv8n that started from COCO weights is reported at map_50 0.904 on this data. Not "
-    "measured here: weights of RT-DETR v2 from the Hub (model.base=PekingU/rtdetr_v2_r18vd)."
+    "RT-DETR v2 with 3.1 million parameters, batch 8, averaged weights, one seed, one thread. scratch: "
+    "random weights, 200 epochs. pretrain: 3,000 steps of 8 generated scenes of 256 px, 35 kinds of "
+    "objects as classes; init_from: 120 epochs from there, class layers fresh. Checkpoint chosen by "
+    "val/map; threshold chosen on val, f1 at it at IoU 0.5. A YOLOv8n that started from COCO weights is "
+    "reported at map_50 0.904 on this data. Not measured here: weights of RT-DETR v2 from the Hub "
+    "(model.base=PekingU/rtdetr_v2_r18vd)."
 )
 
 

@@ -44,12 +44,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 NOTES = (
-    "dsb2018 (CC0) as boxes: 383 training images of mixed sizes, longer side at most 320 px, batches of 4 padded; "
-    "97 test images, max_dets [1, 10, 400]. Deformable DETR with 2.2 million parameters and 300 queries, first "
-    "1,500 steps of 8 generated scenes, then 400 steps of each variant, two seeds, last weights. loss_spread: "
-    "standard deviation of batch loss / moving mean of 25 steps, over the second half; loss_jump: its largest "
-    "value there; *_minus_stable: paired by seed, with 95 % t-intervals. Recipe: mean padding, pixel mask, 5e-5 "
-    "by cosine to 1e-6, norm at most 1, weight decay 1e-4; double_rate: 1e-4, also to 1e-6."
+    "dsb2018 (CC0) as boxes: 383 training images of mixed sizes, longer side at most 320 px, batches of 4 "
+    "padded; 97 test images, max_dets [1, 10, 400]. Deformable DETR with 2.2 million parameters and 300 "
+    "queries, first 1,500 steps of 8 generated scenes, then 400 steps of each variant, two seeds, last "
+    "weights. loss_spread: standard deviation of batch loss / moving mean of 25 steps, over the second "
+    "half; loss_jump: its largest value there; *_minus_stable: paired by seed, with 95 % t-intervals. "
+    "Recipe: mean padding, pixel mask, 5e-5 by cosine to 1e-6, norm at most 1, weight decay 1e-4; "
+    "double_rate: 1e-4, also to 1e-6."
 )
 
 

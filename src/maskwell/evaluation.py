@@ -24,8 +24,8 @@ from maskwell.data.source import SPLITS, Record, Split
 from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
 from maskwell.metrics.coco_map import PHRASES, CocoMap
-from maskwell.metrics.detection import DetectionScores
 from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
+from maskwell.metrics.detection import DetectionScores
 from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP

@@ -46,7 +46,9 @@ def test_a_crowd_takes_any_number_and_counts_nothing() -> None:
 
 
 def test_confusion_pairs_by_overlap_whatever_the_class() -> None:
-    matrix = confusion(image([A, B, C], [0.9, 0.9, 0.9], [1, 1, 0], [A, B, [80, 80, 90, 90]], [0, 1, 1]), 0.5, 2)
+    matrix = confusion(
+        image([A, B, C], [0.9, 0.9, 0.9], [1, 1, 0], [A, B, [80, 80, 90, 90]], [0, 1, 1]), 0.5, 2
+    )
     assert matrix.tolist() == [[0, 1, 0], [0, 1, 1], [1, 0, 0]]
     assert confusion(image([A], [0.4], [0], [A], [0]), 0.5, 1).tolist() == [[0, 1], [0, 0]]
 
@@ -58,7 +60,9 @@ def random_images(seed: int, count: int = 12) -> list[Image]:
         n, k = random.integers(0, 6), random.integers(0, 9)
         low = random.uniform(0, 60, (n, 2))
         true = np.concatenate([low, low + random.uniform(8, 30, (n, 2))], 1)
-        base = true[random.integers(0, n, k)] if n else random.uniform(0, 20, (k, 4)) + [0, 0, 30, 30]
+        base = (
+            true[random.integers(0, n, k)] if n else random.uniform(0, 20, (k, 4)) + np.array([0, 0, 30, 30])
+        )
         images.append(
             image(
                 (base + random.normal(0, 3, (k, 4))).tolist(),
@@ -132,7 +136,9 @@ def test_the_metric_gives_the_figures_of_its_functions_and_those_of_coco() -> No
     figures = {name: float(value) for name, value in scores.compute().items()}
     assert figures["f1"] == pytest.approx(f1_by_hand(images, figures["threshold"]))
     harmonic = 2 * figures["precision"] * figures["recall"] / (figures["precision"] + figures["recall"])
-    assert figures["f1"] == pytest.approx(harmonic) and {"map", "map_50", "ap/a", "map_small"} <= figures.keys()
+    assert (
+        figures["f1"] == pytest.approx(harmonic) and {"map", "map_50", "ap/a", "map_small"} <= figures.keys()
+    )
     assert scores.confusion is not None
     said = sum(int((entry.scores >= figures["threshold"]).sum()) for entry in images)
     objects = sum(len(entry.true_labels) for entry in images)

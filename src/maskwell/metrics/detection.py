@@ -124,7 +124,9 @@ class DetectionScores(CocoMap):
         confusion: int64 [C + 1, C + 1] over all ranks, as of the last :meth:`compute`.
     """
 
-    def __init__(self, categories: Sequence[str], max_dets: Sequence[int] = (1, 10, 100), **kwargs: Any) -> None:
+    def __init__(
+        self, categories: Sequence[str], max_dets: Sequence[int] = (1, 10, 100), **kwargs: Any
+    ) -> None:
         super().__init__(categories, max_dets=max_dets, **kwargs)
         self.given: float | None = None
         self.confusion: Tensor | None = None
@@ -133,7 +135,9 @@ class DetectionScores(CocoMap):
         """Figures over all ranks, float32 scalars."""
         images = list(self._images())
         found = [hits(image) for image in images]
-        scores = np.concatenate([image.scores[counts] for image, (_, counts) in zip(images, found, strict=True)] or [[]])
+        scores = np.concatenate(
+            [image.scores[counts] for image, (_, counts) in zip(images, found, strict=True)] or [[]]
+        )
         hit = np.concatenate([hit[counts] for hit, counts in found] or [[]]).astype(bool)
         objects = sum(int((~image.crowd).sum()) for image in images)
         figures = super().compute()

@@ -76,7 +76,7 @@ class BaseTask(LightningModule):
     evaluate_every: int | None = None
     """Then also: iterations between two validations."""
     max_norm: float | None = 1.0
-    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: no bound."""
+    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: none."""
     threshold: float | None = None
     """Score from which a detection counts, where validation chooses one."""
     trained_label = "trained"
@@ -95,7 +95,7 @@ class BaseTask(LightningModule):
 
     @property
     def confusion(self) -> Tensor | None:
-        """The last evaluation's pixels (of a semantic family) or objects by true and predicted class, int64 [C, C]."""
+        """The last evaluation's pixels or objects by true (row) and predicted class, int64 [C, C]."""
         return None
 
     @property

@@ -74,9 +74,7 @@ def by_hand(layers: Layers, wanted: list[Target], objects: int) -> tuple[float, 
             giou += 1 - float(box_ops.generalised_iou(corners[q], true[n]))
             positive[q, target.labels[n]] = 1
         for p, wanted_one in zip(probability.flatten().tolist(), positive.flatten().tolist(), strict=True):
-            focal += (
-                0.25 * (1 - p) ** 2 * -math.log(p) if wanted_one else 0.75 * p**2 * -math.log(1 - p)
-            )
+            focal += 0.25 * (1 - p) ** 2 * -math.log(p) if wanted_one else 0.75 * p**2 * -math.log(1 - p)
     return box / objects, giou / objects, focal / objects
 
 

@@ -42,7 +42,7 @@ def test_one_batch_is_learnt() -> None:
     optimiser, schedule = recipe.optim.build(task.trainable_parameters(), 150)
     torch.manual_seed(0)
     first = 0.0
-    for step in range(150):
+    for _ in range(150):
         task.train()
         optimiser.zero_grad()
         loss = task.step(content, "train").loss
@@ -82,7 +82,9 @@ def test_boxes_come_back_to_the_window_from_under_padding() -> None:
         truth = content.samples[0].truth
         assert truth is not None
         order = found.labels[:2].argsort()
-        torch.testing.assert_close(found.boxes[:2][order], truth.boxes[truth.labels.argsort()], atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            found.boxes[:2][order], truth.boxes[truth.labels.argsort()], atol=1e-3, rtol=0
+        )
 
 
 def test_padding_is_the_mean_unless_the_earlier_recipe_asks_for_black() -> None:
@@ -172,7 +174,7 @@ def test_weights_of_other_classes_start_a_run_with_fresh_class_layers(average: f
 def test_a_checkpoint_of_other_classes_does_not_resume() -> None:
     theirs = Detr(queries=20)
     theirs.bind(categories=("blue", "green", "grey"))
-    with pytest.raises(UserError, match="blue, green, grey.*red, green"):
+    with pytest.raises(UserError, match=r"blue, green, grey.*red, green"):
         make_task().on_load_checkpoint(checkpoint_of(theirs))
 
 
@@ -185,9 +187,8 @@ def test_a_checkpoint_builds_its_network_alone() -> None:
     alone.load_state_dict(content["state_dict"])
     assert alone.categories == NAMES and alone.threshold == pytest.approx(0.62)
     picture = batch(1)
-    for one, other in ((task, alone),):
-        one.eval(), other.eval()
-        assert torch.equal(one.predict_batch(picture)[0].scores, other.predict_batch(picture)[0].scores)
+    first, second = (network.eval().predict_batch(picture)[0] for network in (task, alone))
+    assert torch.equal(first.scores, second.scores)
 
 
 def test_validation_chooses_the_threshold_and_the_test_uses_it() -> None:

@@ -46,7 +46,9 @@ def predictions(
 
 def _prediction(scores: Tensor, boxes: Tensor, sample: Sample, detection: Detection) -> Prediction:
     count = min(detection.max_per_image, scores.numel())
-    best, place = scores.flatten().topk(count)  # a query may answer for two classes, as in evaluation elsewhere
+    best, place = scores.flatten().topk(
+        count
+    )  # a query may answer for two classes, as in evaluation elsewhere
     kept = best >= detection.min_score
     best, place = best[kept], place[kept]
     query, label = place // scores.shape[1], place % scores.shape[1]

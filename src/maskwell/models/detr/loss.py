@@ -116,7 +116,9 @@ class SetLoss:
         distance = (predicted - matched.boxes).abs().sum(-1)
         overlap_loss = 1 - box_ops.generalised_iou(corners, wanted)
         return {
-            "loss_cls": self._classify(layers.logits, matched, box_ops.iou(corners, wanted).detach(), divisor),
+            "loss_cls": self._classify(
+                layers.logits, matched, box_ops.iou(corners, wanted).detach(), divisor
+            ),
             "loss_box": zeros.index_add(0, matched.layer, distance) / divisor,
             "loss_giou": zeros.index_add(0, matched.layer, overlap_loss) / divisor,
         }

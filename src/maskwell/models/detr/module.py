@@ -151,7 +151,7 @@ class Detr(BaseTask):
         return images, mask if self.recipe.pixel_mask else torch.ones_like(mask)
 
     def _frame(self, batch: Batch) -> Tensor:
-        """[B, 4]: network input -> the frame of the network's boxes, without padding where it reads the mask."""
+        """[B, 4]: from the network input to the frame of its boxes, without padding if it reads the mask."""
         if not (self.net.reads_mask and self.recipe.pixel_mask):
             return batch.images.new_ones(len(batch), 4)
         scales = [
@@ -197,7 +197,7 @@ class Detr(BaseTask):
 
     @property
     def confusion(self) -> Tensor | None:
-        """Objects of the last evaluation by true class (row) and predicted one (column), int64 [C + 1, C + 1].
+        """The last evaluation's objects by true (row) and predicted class (column), int64 [C + 1, C + 1].
 
         The last row and column are background.
         """

@@ -6,8 +6,7 @@ import re
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, ResNetConfig, RTDetrResNetConfig
-from transformers import AutoConfig as Configs
+from transformers import AutoConfig, PreTrainedConfig, ResNetConfig, RTDetrResNetConfig
 
 WIDTHS, DEPTHS = [24, 64, 128, 192], [1, 1, 2, 1]
 """Channels and blocks of the backbone's stages, at strides 4, 8, 16 and 32."""
@@ -52,7 +51,7 @@ def small_config(architecture: str) -> PreTrainedConfig:
         }
         if architecture == "deformable_detr":
             more |= {"num_feature_levels": 3, "with_box_refine": True}
-    return Configs.for_model(architecture, **more)
+    return AutoConfig.for_model(architecture, **more)
 
 
 def _small_rf_detr() -> dict[str, Any]:
