@@ -274,10 +274,9 @@ def _pixels(image: Picture) -> NDArray[np.uint8]:
 
 def _of_classes(prediction: Prediction, classes: Sequence[int]) -> Prediction:
     """The detections of some classes, whose labels become their places among them."""
-    place = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
-    place[torch.tensor(classes)] = torch.arange(len(classes))
-    known = prediction.labels.clamp(max=max(classes))
-    labels = torch.where(prediction.labels <= max(classes), place[known], -1)
+    labels = torch.full_like(prediction.labels, -1)
+    for place, label in enumerate(classes):
+        labels[prediction.labels == label] = place
     keep = labels >= 0
     return replace(
         prediction,

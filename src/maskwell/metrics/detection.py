@@ -121,7 +121,8 @@ class DetectionScores(CocoMap):
 
     Attributes:
         given: the threshold to use; None chooses the best.
-        confusion: int64 [C + 1, C + 1] over all ranks, as of the last :meth:`compute`.
+        confusion: int64 [C + 1, C + 1] over all ranks, as of the last :meth:`compute`; None where that had
+            no threshold.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class DetectionScores(CocoMap):
 
     def compute(self) -> Figures:
         """Figures over all ranks, float32 scalars."""
+        self.confusion = None
         images = list(self._images())
         found = [hits(image) for image in images]
         scores = np.concatenate(
