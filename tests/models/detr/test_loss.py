@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small_detr import batch, make_task, targets
 from torch import Tensor
 
 from maskwell.models.detr import base_model
-from maskwell.models.detr.loss import SetLoss
+from maskwell.models.detr.loss import SetLoss, match
 from maskwell.models.detr.net import Denoising, DetectorOutputs, Layers, Target
 from maskwell.ops import boxes as box_ops
 from maskwell.ops.matcher import MatchCosts
@@ -151,6 +152,31 @@ def test_groups_are_matched_apart_and_weigh_as_one() -> None:
     grouped = Layers(torch.cat([layers.logits] * 3, dim=2), torch.cat([layers.boxes] * 3, dim=2))
     once = float(FOCAL(DetectorOutputs(layers), WANTED)[0])
     assert float(FOCAL(DetectorOutputs(grouped, groups=3), WANTED)[0]) == pytest.approx(once, rel=1e-5)
+
+
+def test_more_queries_per_object_leave_the_last_layer_alone() -> None:
+    layers = random_layers(queries=12)
+    plain = FOCAL(DetectorOutputs(layers), WANTED)[1]
+    many = replace(FOCAL, one_to_many=3)(DetectorOutputs(layers), WANTED)[1]
+    for name in ("loss_cls", "loss_box", "loss_giou"):
+        assert float(many[name]) == pytest.approx(float(plain[name]), rel=1e-6)
+    assert float(many["loss_aux"]) != pytest.approx(float(plain["loss_aux"]), rel=1e-3)
+
+
+def test_an_object_weighs_as_much_with_more_queries() -> None:
+    """All queries say the same, so the mean over three of them is that of one."""
+    boxes = torch.tensor([0.4, 0.4, 0.3, 0.2]).expand(2, 1, 12, 4).contiguous()
+    outputs = DetectorOutputs(Layers(torch.zeros(2, 1, 12, 3), boxes))
+    found = [replace(FOCAL, one_to_many=many, cls=0.0)(outputs, WANTED[:1])[1]["loss_aux"] for many in (1, 3)]
+    assert float(found[0]) == pytest.approx(float(found[1]), rel=1e-5)
+
+
+def test_queries_are_left_for_background() -> None:
+    outputs = DetectorOutputs(random_layers(queries=6))
+    greedy = replace(FOCAL, one_to_many=100)
+    matched = match(outputs.layers, WANTED, 1, greedy.costs, greedy._class_cost(), 100)
+    first = (matched.layer == 0) & (matched.image == 0)
+    assert int(first.sum()) == 2 and int(((matched.layer == 0) & (matched.image == 1)).sum()) == 3
 
 
 def test_denoising_queries_belong_to_their_objects() -> None:

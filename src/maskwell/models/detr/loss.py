@@ -27,7 +27,8 @@ QUALITY, FOCAL, IOU_BCE, SOFTMAX = "quality", "focal", "iou_bce", "softmax"
 class Matched:
     """M pairs of a query and an object: int64 indices ``layer``, ``image``, ``query`` [M].
 
-    ``boxes`` [M, 4] (centre x, centre y, width, height) and ``labels`` [M] of the objects.
+    ``boxes`` [M, 4] (centre x, centre y, width, height) and ``labels`` [M] of the objects; ``share`` [M]:
+    1 / (queries that the pair's object has in that layer).
     """
 
     layer: Tensor
@@ -35,6 +36,7 @@ class Matched:
     query: Tensor
     boxes: Tensor
     labels: Tensor
+    share: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class SetLoss:
 
     ``classification``: ``quality`` (a varifocal loss: IoU as the target of the matched), ``focal``,
     ``iou_bce`` (IoU-aware cross-entropy) or ``softmax`` (with a class "nothing", weighted by ``nothing``).
+
+    ``one_to_many``: queries that each object is matched to in all layers but the last, which stays
+    one-to-one (mixed matching as in Align-DETR, Cai et al., 2023): its boxes weigh as much as with one.
     """
 
     classification: str
@@ -53,9 +58,10 @@ class SetLoss:
     alpha: float = 0.25
     gamma: float = 2.0
     nothing: float = 0.1
+    one_to_many: int = 1
 
     @classmethod
-    def of(cls, config: Any) -> SetLoss:
+    def of(cls, config: Any, one_to_many: int = 1) -> SetLoss:
         """That of a configuration of transformers."""
         if config.model_type == "rt_detr_v2":
             costs = MatchCosts(config.matcher_class_cost, config.matcher_bbox_cost, config.matcher_giou_cost)
@@ -67,9 +73,11 @@ class SetLoss:
                 config.weight_loss_giou,
                 config.focal_loss_alpha,
                 config.focal_loss_gamma,
+                one_to_many=one_to_many,
             )
         costs = MatchCosts(config.class_cost, config.bbox_cost, config.giou_cost)
-        weights = {"box": config.bbox_loss_coefficient, "giou": config.giou_loss_coefficient}
+        weights: dict[str, Any] = {"box": config.bbox_loss_coefficient, "giou": config.giou_loss_coefficient}
+        weights["one_to_many"] = one_to_many
         if config.model_type == "detr":
             return cls(SOFTMAX, costs, nothing=config.eos_coefficient, **weights)
         kind = IOU_BCE if config.model_type == "rf_detr" else FOCAL
@@ -86,7 +94,7 @@ class SetLoss:
             layers = outputs.layers.float()
             count = sum(len(target.labels) for target in targets)
             objects = global_count(count, layers.logits.device)
-            matched = match(layers, targets, outputs.groups, self.costs, self._class_cost())
+            matched = match(layers, targets, outputs.groups, self.costs, self._class_cost(), self.one_to_many)
             terms = self._terms(layers, matched, objects * outputs.groups)
             parts = {name: values[-1] for name, values in terms.items()}
             parts["loss_aux"] = self._sum({name: values[:-1].sum() for name, values in terms.items()})
@@ -119,8 +127,8 @@ class SetLoss:
             "loss_cls": self._classify(
                 layers.logits, matched, box_ops.iou(corners, wanted).detach(), divisor
             ),
-            "loss_box": zeros.index_add(0, matched.layer, distance) / divisor,
-            "loss_giou": zeros.index_add(0, matched.layer, overlap_loss) / divisor,
+            "loss_box": zeros.index_add(0, matched.layer, distance * matched.share) / divisor,
+            "loss_giou": zeros.index_add(0, matched.layer, overlap_loss * matched.share) / divisor,
         }
 
     def _classify(self, logits: Tensor, matched: Matched, overlap: Tensor, divisor: Tensor) -> Tensor:
@@ -159,6 +167,7 @@ def match(
     groups: int,
     costs: MatchCosts,
     class_cost: Callable[[Tensor], Tensor],
+    one_to_many: int = 1,
 ) -> Matched:
     """Optimal assignment in every layer, image and group of queries.
 
@@ -183,7 +192,11 @@ def match(
     )
     size = num_queries // groups
     problems = cost.reshape(-1, size, widest)  # layer, then image, then group
-    pairs = assign(problems, [count for count in counts for _ in range(groups)] * num_layers)
+    repeated = [count for count in counts for _ in range(groups)]
+    # At most half of the queries are given away, so that the others learn to be background.
+    copies = [max(1, min(one_to_many, size // (2 * count))) if count else 1 for count in repeated]
+    repeats = copies * (num_layers - 1) + [1] * len(repeated)
+    pairs = assign(problems, repeated * num_layers, repeats)
     number = torch.repeat_interleave(
         torch.arange(len(pairs)), torch.tensor([len(query) for query, _ in pairs])
     )
@@ -196,6 +209,7 @@ def match(
         query.to(logits.device),
         wanted[image, target_index],
         labels[image, target_index],
+        (1 / torch.tensor(repeats, dtype=torch.float32))[number].to(logits.device),
     )
 
 
@@ -211,4 +225,5 @@ def denoised(layers: Layers, queries: Sequence[Tensor], repeats: int, targets: S
         torch.cat(list(queries)).repeat(num_layers),
         boxes.repeat(num_layers, 1).to(layers.boxes.dtype),
         labels.repeat(num_layers),
+        torch.ones(num_layers * len(image), device=device),
     )

@@ -42,6 +42,8 @@ class Detr(BaseTask):
         recipe: padding, clipping, rate and schedule. The group ``optim`` is not used.
         detection: what is kept of an answer.
         ema_decay: of averaged weights, which then are evaluated and predict; None: no average.
+        one_to_many: queries that each object is matched to in all layers but the last; more than 1 helps
+            from fresh weights.
         max_dets: detections per image and class that COCO mAP counts.
         seed: of fresh weights.
     """
@@ -60,16 +62,19 @@ class Detr(BaseTask):
         recipe: Recipe | None = None,
         detection: Detection | None = None,
         ema_decay: float | None = None,
+        one_to_many: int = 1,
         max_dets: tuple[int, ...] = (1, 10, 100),
         seed: int = 0,
     ) -> None:
         super().__init__()
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise UserError(f"model.ema_decay={ema_decay}: give a number between 0 and 1, or null.")
+        if one_to_many < 1:
+            raise UserError(f"model.one_to_many={one_to_many}: give at least 1.")
         self.base, self.architecture, self.queries = base, architecture, queries
         self.image_size, self.seed = image_size, seed
         self.recipe, self.detection = recipe or Recipe(), detection or Detection()
-        self.ema_decay, self.max_dets = ema_decay, tuple(max_dets)
+        self.ema_decay, self.one_to_many, self.max_dets = ema_decay, one_to_many, tuple(max_dets)
         self.max_norm = self.recipe.max_norm
         self.threshold = DEFAULT_THRESHOLD
         self.trained_label = "averaged" if ema_decay else "trained"
@@ -105,7 +110,7 @@ class Detr(BaseTask):
     def _build(self, classes: int, *, load: bool) -> None:
         network = base_model.build(self.config, classes, self.seed, self.base, load=load)
         self.net = Detector(network)
-        self.criterion = SetLoss.of(self.config)
+        self.criterion = SetLoss.of(self.config, self.one_to_many)
         self.teacher = Teacher(self.net, self.ema_decay) if self.ema_decay else None
 
     def reset_progress(self) -> None:
