@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from small_detr import FAST, NAMES, Rectangles, batch, make_task, sample
 
 from maskwell.callbacks.step_seed import StepSeed
@@ -98,28 +98,31 @@ def states(task: Detr) -> Mapping[str, torch.Tensor]:
     return {name: value.clone() for name, value in task.state_dict().items()}
 
 
+class StopAt(Callback):
+    """Ends a run early, its schedule still that of the whole."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
 def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path: Path) -> None:
     """Weights, their average, optimiser, threshold: all of it is in the checkpoint."""
-    data = Rectangles((1, 2), (3, 0), (2, 2), (0, 1))
-    whole = make_task(ema_decay=0.9)
-    trainer(8).fit(whole, datamodule=data)
-    half = make_task(ema_decay=0.9)
-    first = trainer(4, max_steps=8, limit_train_batches=4)
-    first.fit_loop.epoch_loop.max_steps = 4
-    half.trainer = first
-    first.fit(half, datamodule=Rectangles((1, 2), (3, 0), (2, 2), (0, 1)))
-    first.save_checkpoint(tmp_path / "half.ckpt")
-    stored = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    batches = ((1, 2), (3, 0))
+    whole, half, again = (make_task(ema_decay=0.7) for _ in range(3))
+    trainer(4).fit(whole, datamodule=Rectangles(*batches))
+    first = trainer(4, callbacks=[StepSeed(0), StopAt(2)])
+    first.fit(half, datamodule=Rectangles(*batches))
+    assert half.iteration == 2
+    path = tmp_path / "half.ckpt"
+    first.save_checkpoint(path)
+    stored = torch.load(path, weights_only=True)
     assert stored["categories"] == list(NAMES) and "threshold" in stored
-    again = make_task(ema_decay=0.9)
-    trainer(8).fit(
-        again,
-        datamodule=Rectangles((1, 2), (3, 0), (2, 2), (0, 1)),
-        ckpt_path=str(tmp_path / "half.ckpt"),
-        weights_only=True,
-    )
+    trainer(4).fit(again, datamodule=Rectangles(*batches), ckpt_path=str(path), weights_only=True)
     theirs = states(again)
-    assert again.iteration == whole.iteration == 8
+    assert again.iteration == whole.iteration == 4 and again.threshold == whole.threshold
     assert any(name.startswith("teacher.") for name in theirs)
     for name, value in states(whole).items():
         torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-5, msg=name)
