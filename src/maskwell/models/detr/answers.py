@@ -39,8 +39,8 @@ def predictions(
     """
     scores = logits.float().softmax(-1)[..., :-1] if softmax else logits.float().sigmoid()
     return [
-        _prediction(*values, sample, detection)
-        for *values, sample in zip(scores, boxes.float(), samples, strict=True)
+        _prediction(scores[place], boxes[place].float(), sample, detection)
+        for place, sample in enumerate(samples)
     ]
 
 

@@ -69,9 +69,9 @@ class Detector(nn.Module):
         model: of one of the kinds in :data:`maskwell.models.detr.base_model.KINDS`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.kind = str(self.model.config.model_type)
         self.reads_mask = self.kind in MASKED
         self.model.config.auxiliary_loss = True  # off in published DETR weights, which were trained with it
