@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from small_detr import batch, make_task, targets
 from torch import Tensor
 
+from detr_small import batch, make_task, targets
 from maskwell.models.detr import base_model
 from maskwell.models.detr.loss import SetLoss, match
 from maskwell.models.detr.net import Denoising, DetectorOutputs, Layers, Target

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, Trainer
-from small_detr import FAST, NAMES, Rectangles, batch, make_task, sample
 
+from detr_small import FAST, NAMES, Rectangles, batch, make_task, sample
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data.sample import Geometry, collate
 from maskwell.errors import UserError

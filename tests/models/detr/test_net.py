@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_detr import batch, make_task, targets
 
+from detr_small import batch, make_task, targets
 from maskwell.errors import UserError
 from maskwell.models.detr import base_model
 from maskwell.models.detr.module import Detr

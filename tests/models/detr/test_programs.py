@@ -14,6 +14,8 @@ from PIL import Image
 from maskwell import app, checkpoint, compose
 from maskwell.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 MODEL = ("model=detr", "model.queries=20", "model.image_size=64", "model.ema_decay=0.9")
 SMALL = (
     *MODEL,

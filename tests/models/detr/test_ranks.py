@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 import torch.multiprocessing as mp
 from lightning import Callback, Trainer
 from torch import nn
+
+from detr_small import Rectangles, make_task
 
 BATCHES = ((1, 5, 2, 0), (0, 3, 0, 4))
 """Objects of the images of two steps; rank 0 has every other one, so 3 of 8 and then 0 of 7."""
@@ -52,9 +53,6 @@ class Still(Callback):
 
 def run(rank: int, devices: int, folder: str, port: int, architecture: str) -> None:
     """Train as one rank of so many."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from small_detr import Rectangles, make_task
-
     torch.set_num_threads(1)
     if devices > 1:  # what Lightning sets for the processes it starts itself
         place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -78,6 +76,7 @@ def run(rank: int, devices: int, folder: str, port: int, architecture: str) -> N
     trainer.fit(task, datamodule=Rectangles(*BATCHES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["rt_detr_v2", "detr"])
 def test_two_ranks_have_the_gradient_of_one_process(architecture: str, tmp_path: Path) -> None:
     run(0, 1, str(tmp_path), 0, architecture)
