@@ -137,10 +137,9 @@ class DetectionScores(CocoMap):
         self.confusion = None
         images = list(self._images())
         found = [hits(image) for image in images]
-        scores = np.concatenate(
-            [image.scores[counts] for image, (_, counts) in zip(images, found, strict=True)] or [[]]
-        )
-        hit = np.concatenate([hit[counts] for hit, counts in found] or [[]]).astype(bool)
+        kept = [image.scores[counts] for image, (_, counts) in zip(images, found, strict=True)]
+        scores = np.concatenate([np.zeros(0, np.float32), *kept])
+        hit = np.concatenate([np.zeros(0, bool), *(hit[counts] for hit, counts in found)])
         objects = sum(int((~image.crowd).sum()) for image in images)
         figures = super().compute()
         threshold = best_threshold(scores, hit, objects) if self.given is None else self.given

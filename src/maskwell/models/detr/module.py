@@ -256,7 +256,8 @@ class Detr(BaseTask):
             self.__dict__["config"] = base_model.from_json(checkpoint["network"])
             self._build(len(known), load=False)
             self.categories = known
-        self.threshold = float(checkpoint.get("threshold", self.threshold))
+        if "threshold" in checkpoint:
+            self.threshold = float(checkpoint["threshold"])
 
 
 def with_teacher(state: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
