@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from detr_small import batch, make_task, targets
 from maskwell.errors import UserError
@@ -55,6 +56,16 @@ def test_fresh_heads_say_nothing_at_first() -> None:
     with torch.no_grad():
         scores = net(content.images, content.pixel_mask).layers.logits.sigmoid()
     assert float(scores.mean()) < 0.03
+
+
+@pytest.mark.parametrize("architecture", base_model.KINDS)
+def test_fresh_weights_are_not_the_silent_ones_of_the_library(architecture: str) -> None:
+    """Its BatchNorm scales lie around 0 and its weights are drawn with 0.01, to be loaded over."""
+    for name, module in make_task(architecture).net.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert bool((module.weight == 1).all()), name
+        if isinstance(module, nn.Linear | nn.Conv2d) and bool(module.weight.any()):
+            assert float(module.weight.detach().std()) > 0.02, name
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state() -> None:

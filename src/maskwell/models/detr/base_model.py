@@ -14,16 +14,14 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConf
 from transformers.utils import logging as transformers_logging
 
 from maskwell.errors import UserError, nearest
-from maskwell.models.detr.small import release_backbone, small_config
+from maskwell.models.detr.small import counts_classes as counts_classes
+from maskwell.models.detr.small import initialise, release_backbone, small_config
 
 KINDS = ("rt_detr_v2", "detr", "conditional_detr", "deformable_detr", "rf_detr")
 SMALL = "small"
 
 PRIOR = 0.01
 """Score of every class of a fresh head."""
-
-CLASS_LAYERS = ("class_embed", "class_labels_classifier", "score_head")
-"""Parts of the names of all weights whose first dimension counts classes."""
 
 
 def read_config(base: str, architecture: str, queries: int | None) -> PreTrainedConfig:
@@ -69,6 +67,7 @@ def build(
         torch.manual_seed(seed)
         if base == SMALL or not load:
             model = AutoModelForObjectDetection.from_config(config)
+            initialise(model)
             fresh = {name for name, _ in model.named_parameters()}
         else:
             model, fresh = _load(base, config)
@@ -153,11 +152,6 @@ def _load(base: str, config: PreTrainedConfig) -> tuple[nn.Module, set[str]]:
             f"(first: {odd[0]}); with model.queries=null the number of queries is the base's own."
         )
     return model, fresh
-
-
-def counts_classes(name: str) -> bool:
-    """Whether the first dimension of the weight of this name counts classes."""
-    return any(part in name for part in CLASS_LAYERS)
 
 
 @torch.no_grad()

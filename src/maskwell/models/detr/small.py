@@ -11,6 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig, ResNetConfig, RTDetrResNe
 WIDTHS, DEPTHS = [24, 64, 128, 192], [1, 1, 2, 1]
 """Channels and blocks of the backbone's stages, at strides 4, 8, 16 and 32."""
 
+CLASS_LAYERS = ("class_embed", "class_labels_classifier", "score_head")
+"""Parts of the names of all layers whose weights' first dimension counts classes."""
+
 _TRANSFORMER: dict[str, Any] = {
     "d_model": 128,
     "encoder_ffn_dim": 256,
@@ -20,6 +23,11 @@ _TRANSFORMER: dict[str, Any] = {
     "decoder_layers": 3,
     "num_queries": 100,
 }
+
+
+def counts_classes(name: str) -> bool:
+    """Whether the first dimension of the weights of this name counts classes."""
+    return any(part in name for part in CLASS_LAYERS)
 
 
 def small_config(architecture: str) -> PreTrainedConfig:
@@ -78,6 +86,24 @@ def _small_rf_detr() -> dict[str, Any]:
         "group_detr": 3,
         "dropout": 0.0,
     }
+
+
+def initialise(model: nn.Module) -> None:
+    """Give a model built from a configuration weights from which it learns (in place).
+
+    The library's are meant to be overwritten by loaded ones: RT-DETR's BatchNorm scales are drawn around 0,
+    which nearly silences every layer. He for convolutions, Xavier for linear layers, BatchNorm 1; layers that
+    start at 0 (sampling offsets, ends of box heads) stay, class layers too. Proposals start as anchors.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and module.weight.any() and not counts_classes(name):
+            nn.init.xavier_uniform_(module.weight)
+        if name.endswith("enc_bbox_head.layers.2"):
+            nn.init.zeros_(module.get_parameter("weight"))
 
 
 def release_backbone(model: nn.Module, *, fresh: bool) -> None:
