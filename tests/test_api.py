@@ -94,6 +94,25 @@ def test_tiles_answer_in_pixels_of_the_image() -> None:
     assert torch.equal(found.masks.any(0), torch.from_numpy(spots((100, 140))[..., 0] > 128))
 
 
+def test_models_without_prompts_choose_among_their_classes() -> None:
+    model = api.Model(Oracle(), ("spot", "stripe"))
+    assert model.predict(spots((40, 40))).labels == ("spot",) * 4
+    chosen = model.predict(spots((40, 40)), ["stripe", "spot"])
+    assert chosen.labels == ("spot",) * 4 and chosen.prediction.labels.tolist() == [1] * 4
+    none = model.predict(spots((40, 40)), "stripe")
+    assert none.count == 0 and none.rles == []
+    with pytest.raises(UserError, match="knows spot, stripe, and not 'dog'"):
+        model.predict(spots((40, 40)), "dog")
+
+
+def test_the_threshold_is_the_one_that_validation_chose() -> None:
+    task = Oracle()  # its scores are 0.8
+    assert api.Model(task, ("spot",)).predict(spots((40, 40))).count == 4
+    task.threshold = 0.9
+    assert api.Model(task, ("spot",)).predict(spots((40, 40))).count == 0
+    assert api.Model(task, ("spot",)).predict(spots((40, 40)), threshold=0.5).count == 4
+
+
 def test_a_run_folder_means_its_best_checkpoint(run: Path, model: api.Model) -> None:
     found = maskwell.load(str(run)).predict(PICTURE, "nucleus", threshold=0.0)
     assert_equal(found, model.predict(PICTURE, "nucleus", threshold=0.0))

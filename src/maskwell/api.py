@@ -138,6 +138,7 @@ class Marks:
 
 
 _OVERLAY_SIDE = 4096  # px; larger images are drawn smaller
+_THRESHOLD = 0.3  # lowest score of a detection of a model that has chosen none
 
 
 class Model:
@@ -212,7 +213,7 @@ class Model:
         image: Picture,
         prompt: str | Sequence[str] | None = None,
         *,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         tile: int | None = None,
         overlap: float = OVERLAP,
         batch_size: int = 8,
@@ -222,7 +223,7 @@ class Model:
         Args:
             image: path, PIL image or uint8 RGB [H, W, 3].
             prompt: phrase or phrases; None for those the model was trained with.
-            threshold: lowest score of a detection.
+            threshold: lowest score of a detection; None: the one that validation chose, else 0.3.
             tile: side in px of the windows into which a large image is cut; None: the whole image.
             overlap: least share of a tile that its neighbour sees too.
             batch_size: tiles that go through the network at once.
@@ -240,7 +241,7 @@ class Model:
         images: Iterable[Picture],
         prompt: str | Sequence[str] | None = None,
         *,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         tile: int | None = None,
         overlap: float = OVERLAP,
         batch_size: int = 8,
@@ -248,6 +249,8 @@ class Model:
         """:meth:`predict` for many images, in order; they are read as needed."""
         self._check("predict")
         texts = self._texts(prompt)
+        if threshold is None:
+            threshold = _THRESHOLD if self.task.threshold is None else self.task.threshold
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold={threshold} is no score between 0 and 1.")
         prompts = tuple(Prompt(text, (), label) for label, text in enumerate(texts))
@@ -256,6 +259,8 @@ class Model:
             self.task, _requests(images, prompts, waiting), tile=tile, overlap=overlap, batch_size=batch_size
         )
         for prediction in answers:
+            if not self.task.promptable:
+                prediction = _of_classes(prediction, [self.phrases.index(text) for text in texts])
             best = float(prediction.scores.max()) if len(prediction.scores) else 0.0
             yield Detections(waiting.popleft().image, texts, _above(prediction, threshold), best)
 
@@ -277,6 +282,12 @@ class Model:
         if odd := [text for text in texts if not isinstance(text, str) or not text.strip()]:
             raise UserError(
                 f"The prompt {odd[0]!r} has no word in it; give a short noun phrase such as 'nucleus'."
+            )
+        unknown = [text for text in texts if text not in self.phrases]
+        if unknown and not self.task.promptable:
+            raise UserError(
+                f"This model takes no words: it knows {', '.join(self.phrases) or 'no class'}, and not "
+                f"'{unknown[0]}'. prompt= chooses among its classes."
             )
         return tuple(dict.fromkeys(texts))
 
@@ -326,6 +337,27 @@ def _pixels(image: Picture) -> NDArray[np.uint8]:
     if 0 in image.shape:
         raise UserError(f"The image {list(image.shape)} has no pixel.")
     return image
+
+
+def _of_classes(prediction: Prediction, classes: Sequence[int]) -> Prediction:
+    """The detections of some classes, whose labels become their places among them."""
+    labels = torch.full_like(prediction.labels, -1)
+    for place, label in enumerate(classes):
+        labels[prediction.labels == label] = place
+    keep = labels >= 0
+    return replace(
+        prediction,
+        boxes=prediction.boxes[keep],
+        scores=prediction.scores[keep],
+        labels=labels[keep],
+        rles=_kept_rles(prediction, keep),
+    )
+
+
+def _kept_rles(prediction: Prediction, keep: Tensor) -> list[Rle] | None:
+    if prediction.rles is None:
+        return None
+    return [rle for rle, kept in zip(prediction.rles, keep.tolist(), strict=True) if kept]
 
 
 def _above(prediction: Prediction, threshold: float) -> Prediction:

@@ -143,7 +143,7 @@ def _load_weights(task: BaseTask, run: session.Session) -> None:
         restore.load_weights(task, checkpoint.read(run.resumed.path, task.family), run.resumed.path)
     elif run.cfg.init_from:
         path = restore.find(run.cfg.init_from, Path(run.cfg.paths.runs), task.family)
-        restore.load_weights(task, checkpoint.read(path, task.family), path)
+        restore.load_weights(task, task.adopt(checkpoint.read(path, task.family)), path)
         task.reset_progress()
 
 

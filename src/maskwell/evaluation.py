@@ -25,6 +25,7 @@ from maskwell.errors import UserError, nearest
 from maskwell.inference import Request, predict_images
 from maskwell.metrics.coco_map import PHRASES, CocoMap
 from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
+from maskwell.metrics.detection import DetectionScores
 from maskwell.metrics.points import PointScores
 from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models.base import BaseTask
@@ -48,8 +49,12 @@ def evaluate(cfg: DictConfig, origin: runs.Origin | None = None) -> dict[str, fl
     task, used, path = _task(cfg, origin or runs.Origin())
     data = build.datamodule(used, task)
     task = task.to(restore.best_device())
-    kind = _measure_points if task.pointwise else _measure_classes if task.semantic else _measure_objects
-    measured = kind(cfg, task, data)
+    measure = _measure_classes if task.semantic else _measure_objects
+    if task.threshold is not None:
+        measure = _measure_boxes
+    if task.pointwise:
+        measure = _measure_points
+    measured = measure(cfg, task, data)
     folder = Path(cfg.output) if cfg.output else _folder(path)
     content = {
         "model": str(path) if path else str(used.model.get("base", used.model._target_)),
@@ -86,6 +91,29 @@ def _measure_objects(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Meas
 
     windows = {"tile": cfg.tile, "overlap": cfg.overlap}
     figures = evaluate_task(task, data, cfg.split, max_dets=cfg.max_dets, on_image=keep, **windows)
+    return _Measured(figures, {"max_dets": list(cfg.max_dets), "min_score": MIN_SCORE}, write)
+
+
+def _measure_boxes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
+    """Of a detector with classes: also what is found and confused at its score threshold."""
+    scores = DetectionScores(data.categories, max_dets=cfg.max_dets)
+    scores.given = task.threshold
+    annotations: list[dict[str, Any]] = []
+    for record, _, prediction in _answered(task, data, cfg.split, cfg.tile, cfg.overlap, None):
+        scores.update([prediction], [truth_of(record)])
+        annotations.extend(coco_results.entries(prediction, record.image_id, data.category_ids))
+
+    def write(folder: Path) -> dict[str, Path]:
+        coco_results.write(annotations, folder / "predictions.json")
+        files = {"predictions": folder / "predictions.json"}
+        if scores.confusion is not None:
+            files |= semantic_results.write_confusion(
+                scores.confusion, task.confusion_names, folder, unit="objects"
+            )
+        return files
+
+    figures = {name: float(value) for name, value in scores.compute().items()}
+    figures = {name: value for name, value in figures.items() if not math.isnan(value)}
     return _Measured(figures, {"max_dets": list(cfg.max_dets), "min_score": MIN_SCORE}, write)
 
 

@@ -214,7 +214,10 @@ def _model(cfg: DictConfig, origin: runs.Origin) -> tuple[api.Model, Path]:
     if not cfg.base:
         raise UserError("No model was named: give ckpt=last, a run folder or a .ckpt file, or base=tiny.")
     cfg.model.base = cfg.base
-    return api.Model(build.task(cfg).to(restore.best_device())), Path()
+    task = build.task(cfg)
+    if not task.promptable:
+        raise UserError(f"base= is for models that answer words; model={task.family} wants ckpt=.")
+    return api.Model(task.to(restore.best_device())), Path()
 
 
 def _prompts(prompt: Any) -> str | list[str] | None:

@@ -56,7 +56,7 @@ class PredictConfig:
     base: str | None = None
     input: str = MISSING
     prompt: Any = None
-    threshold: float = 0.3
+    threshold: float | None = None
     tile: int | None = None
     overlap: float = 0.25
     batch_size: int = 8

@@ -19,22 +19,23 @@ AREA_COLUMNS = ("image", "class", "pixels", "share")
 
 
 def write_confusion(
-    matrix: Tensor, names: Sequence[str], folder: Path, name: str = "confusion"
+    matrix: Tensor, names: Sequence[str], folder: Path, name: str = "confusion", unit: str = "pixels"
 ) -> dict[str, Path]:
-    """``<name>.json`` (pixels, and shares of each true class) and ``<name>.png`` (the shares).
+    """``<name>.json`` (counts, and shares of each true class) and ``<name>.png`` (the shares).
 
     Args:
         matrix: int64 [C, C], true class by predicted class.
         names: of the classes.
         folder: made where it is missing.
         name: of both files.
+        unit: what is counted: pixels or objects.
 
     Returns:
         What was written, by what it is.
     """
     files = {"confusion": folder / f"{name}.json", "picture": folder / f"{name}.png"}
     shares = row_shares(matrix)
-    content = {"classes": list(names), "pixels": matrix.tolist(), "shares": shares.round(decimals=6).tolist()}
+    content = {"classes": list(names), unit: matrix.tolist(), "shares": shares.round(decimals=6).tolist()}
     coco_results.write(content, files["confusion"])
     _draw_confusion(shares.numpy(), matrix.sum(1).numpy() > 0, names, files["picture"])
     return files

@@ -53,7 +53,7 @@ class GradClip(Callback):
                 "set trainer.gradient_clip_val=null."
             )
         if self.auto:
-            self.max_norm = float(getattr(pl_module, "max_norm", 1.0))
+            self.max_norm = getattr(pl_module, "max_norm", 1.0)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer

@@ -133,9 +133,13 @@ class CocoMap(Metric):
                 figures |= _per_category(precision, self.categories)
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in figures.items()}
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The states by name (see ``_STATES``), of all ranks where they are synchronised."""
+        return {name: _joined(getattr(self, name), dtype, columns) for name, dtype, columns in _STATES}
+
     def _datasets(self) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
         """(COCO truth, COCO results, whether every object and detection has a mask)."""
-        state = {name: _joined(getattr(self, name), dtype, columns) for name, dtype, columns in _STATES}
+        state = self.arrays()
         images = state["image_rows"]
         sizes = images[:, :2]
         results = _annotations(

@@ -79,8 +79,10 @@ class BaseTask(LightningModule):
     """Then also: iterations between two validations."""
     own_rates: str | None = None
     """Where a family makes its optimisers itself, without the group optim: the keys that set them."""
-    max_norm: float = 1.0
-    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto)."""
+    max_norm: float | None = 1.0
+    """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: none."""
+    threshold: float | None = None
+    """Score from which a detection counts, where validation chooses one."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 
@@ -97,8 +99,13 @@ class BaseTask(LightningModule):
 
     @property
     def confusion(self) -> Tensor | None:
-        """Of a semantic family: the last evaluation's pixels by true and predicted class, int64 [C, C]."""
+        """The last evaluation's pixels or objects by true (row) and predicted class, int64 [C, C]."""
         return None
+
+    @property
+    def confusion_names(self) -> tuple[str, ...]:
+        """What the rows and columns of the confusion stand for."""
+        return self.categories
 
     def reset_progress(self) -> None:
         """Count from the start: a new run, from fresh or from given weights."""
@@ -135,6 +142,10 @@ class BaseTask(LightningModule):
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Of a semantic family: float32 [B, 3, H, W], normalised and padded -> probabilities [B, C, H, W]."""
         raise NotImplementedError(f"{type(self).__name__} defines no class_probabilities.")
+
+    def adopt(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The content of another run's checkpoint as this task can start from it (``init_from=``)."""
+        return checkpoint
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained."""

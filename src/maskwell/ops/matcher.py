@@ -33,13 +33,20 @@ def focal_cost(logits: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Te
     return positive - negative
 
 
-def match_cost(logits: Tensor, boxes: Tensor, targets: Tensor, costs: MatchCosts) -> Tensor:
+def match_cost(
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Tensor,
+    costs: MatchCosts,
+    classification: Tensor | None = None,
+) -> Tensor:
     """Cost matrix in float32 without gradient.
 
     Args:
         logits: [..., Q] class logits of queries.
         boxes: [..., Q, 4] predicted boxes, xyxy in [0, 1].
         targets: [..., N, 4] target boxes, xyxy in [0, 1].
+        classification: [..., Q, N] cost of each pair, where there are several classes; logits are not read.
 
     Returns:
         [..., Q, N]; a non-finite entry is replaced by a cost that no assignment prefers, so that a
@@ -49,8 +56,10 @@ def match_cost(logits: Tensor, boxes: Tensor, targets: Tensor, costs: MatchCosts
         logits, boxes, targets = logits.float(), boxes.float(), targets.float()
         predicted, wanted = box_ops.pairwise(boxes, targets)
         distance = (box_ops.xyxy_to_cxcywh(predicted) - box_ops.xyxy_to_cxcywh(wanted)).abs().sum(-1)
+        if classification is None:
+            classification = focal_cost(logits).unsqueeze(-1)
         cost = (
-            costs.classification * focal_cost(logits).unsqueeze(-1)
+            costs.classification * classification.float()
             + costs.l1 * distance
             - costs.giou * box_ops.generalised_iou(predicted, wanted)
         )

@@ -20,7 +20,7 @@ from maskwell.models.s4gan.objective import Losses, Networks, Objective
 from maskwell.models.s4gan.optimisation import Rates
 from maskwell.models.s4gan.recipe import Recipe
 from maskwell.models.s4gan.tally import PseudoTally
-from maskwell.models.s4gan.teacher import Teacher
+from maskwell.models.teacher import Teacher
 from maskwell.ops.class_maps import to_window
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from maskwell.models.s4gan.teacher import Teacher
+from maskwell.models.teacher import Teacher
 from maskwell.ops.schedules import ema_decay
 
 

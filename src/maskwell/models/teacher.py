@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +31,22 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """The averaged network's output."""
-        result: Tensor = self.net(images)
-        return result
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The averaged network's output; takes what the student takes."""
+        return self.net(*args, **kwargs)
 
     @torch.no_grad()
     def update(self, student: nn.Module, iteration: int) -> None:
         """Move towards ``student`` after the optimiser step of ``iteration`` (0 is the first)."""
         keep = ema_decay(iteration, self.decay)
-        own, theirs = self.net.state_dict(), student.state_dict()
-        floats = [name for name, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own[n] for n in floats], [theirs[n] for n in floats], 1 - keep)
-        for name in own.keys() - set(floats):
-            own[name].copy_(theirs[name])
+        pairs = list(zip(_tensors(self.net), _tensors(student), strict=True))
+        floats = [(own, theirs) for own, theirs in pairs if own.is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in floats], [theirs for _, theirs in floats], 1 - keep)
+        for own, theirs in pairs:
+            if not own.is_floating_point():
+                own.copy_(theirs)
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, each once: tied ones would move twice."""
+    return chain(network.parameters(), network.buffers())
