@@ -55,7 +55,7 @@ def test_fresh_heads_say_nothing_at_first() -> None:
     content = batch(2)
     with torch.no_grad():
         scores = net(content.images, content.pixel_mask).layers.logits.sigmoid()
-    assert float(scores.mean()) < 0.03
+    assert float(scores.mean()) < 0.1
 
 
 @pytest.mark.parametrize("architecture", base_model.KINDS)
