@@ -49,6 +49,7 @@ class Detr(BaseTask):
     """
 
     family = "detr"
+    own_rates = "model.recipe.optim"
     net: Detector
     teacher: Teacher | None
 
