@@ -22,7 +22,7 @@ from maskwell.data.sample import Prediction, Prompt, Truth
 from maskwell.inference import Request, predict_images
 
 NUMBERS = (3, 10)  # test images: few large nuclei, many small ones
-SIDE, GAP, THRESHOLD, TILE = 420, 8, 0.4, 64
+SIDE, GAP, THRESHOLD, TILE = 420, 8, 0.4, 80
 
 
 def main(run: str) -> None:
