@@ -178,6 +178,7 @@ class Bench:
         arguments = (
             *points.STUDIES[points.MAIN].overrides,
             f"model.image_size={SIDE}",
+            "model.min_distance=3",  # 6 px of the reference
             *FORMS[name],
             "optim.lr=0.001",
             "data.batch_size=4",

@@ -299,3 +299,4 @@ def test_a_prediction_of_points() -> None:
     assert (found.points is places, found.stopped, found.done) == (True, False, 0.1)
     geometry = Geometry((10, 20), (0, 0, 20, 10), (48, 96), (64, 96))
     assert geometry.points_to_window(torch.tensor([[0.5, 0.375]])).tolist() == [[10.0, 5.0]]
+    assert geometry.points_to_window(torch.tensor([[1.0, 1.0]])).tolist() == [[20.0, 10.0]]  # in the padding

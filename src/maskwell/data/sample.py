@@ -80,8 +80,9 @@ class Geometry:
         return torch.minimum(scaled.clamp(min=0), limit)
 
     def points_to_window(self, points: Tensor) -> Tensor:
-        """(x, y) [N, 2] in [0, 1] of the network input -> window pixels."""
-        return points * points.new_tensor(self._to_window())
+        """(x, y) [N, 2] in [0, 1] of the network input -> window pixels, clipped to it."""
+        limit = points.new_tensor([self.window[2], self.window[3]])
+        return torch.minimum((points * points.new_tensor(self._to_window())).clamp(min=0), limit)
 
     def boxes_from_window(self, boxes: Tensor) -> Tensor:
         """Inverse of :meth:`boxes_to_window` (without the clipping)."""

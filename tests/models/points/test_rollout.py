@@ -66,6 +66,15 @@ def test_the_cap_ends_it_and_says_so() -> None:
     assert len(exact.points) == 2 and exact.stopped
 
 
+def test_many_small_doubts_are_no_object() -> None:
+    net = Blind({5: 4.0})
+    net.logits[net.logits < 0] = -2.0  # together 2.0 against 1 of "no more", one with its neighbours 0.7
+    found = rolled(net, 1)[0]
+    assert len(found.points) == 1 and found.stopped
+    assert found.done is not None and found.done < 0.5
+    assert len(rolled(net, 1, stop=0.9)[0].points) > 1
+
+
 def test_each_image_can_have_its_own_cap_and_no_stop() -> None:
     found = rolled(Blind({2: 6.0}, {0: 5.0}), 2, most=torch.tensor([3, 1]), stop=2.0)
     assert [len(made.points) for made in found] == [3, 1]

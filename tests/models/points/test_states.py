@@ -111,6 +111,19 @@ def test_own_marks_leave_what_they_did_not_hit() -> None:
     assert sum(as_set(s.marks) <= as_set(made) and len(s.marks) > 0 for s in share[2:]) == 0
 
 
+def test_later_own_marks_take_no_object_from_earlier_ones() -> None:
+    points = torch.tensor([[0.5, 0.5]])
+    made = torch.tensor([[0.5, 0.51], [0.5, 0.5]])  # the second is nearer, and a duplicate
+    own = OwnMarks.matched(made, points, SCALE, radius=4.0)
+    assert own.objects.tolist() == [0, -1]
+    found = drawn(Policy(states=400, own_share=1.0), points, own=own)
+    assert all(state.finished == (len(state.marks) > 0) for state in found)
+    ended = [len(state.marks) for state in found if state.finished]
+    assert ended.count(1) > 2 * ended.count(2) > 0  # three to one
+    assert not len(OwnMarks.matched(made[:0], points, SCALE, 4.0).objects)
+    assert OwnMarks.matched(made, points[:0], SCALE, 4.0).objects.tolist() == [-1, -1]
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [

@@ -60,7 +60,7 @@ class Points(BaseTask):
         states: states of an image that are decoded from one encoding.
         noise: of true marks in training.
         own_share: share of training states whose marks are the model's own.
-        stop: probability of "no more" above which an image is done.
+        stop: probability of "no more", against the best object alone, above which an image is done.
         max_points: marks of an image, at most.
         min_distance: px of the network input between two marks.
         image_size: longer side of the network input, px.
@@ -91,7 +91,7 @@ class Points(BaseTask):
         own_share: float = 0.0,
         stop: float = 0.5,
         max_points: int = 400,
-        min_distance: float = 3.0,
+        min_distance: float = 6.0,
         image_size: int = 384,
         max_norm: float = 20.0,
         seed: int = 0,
@@ -187,7 +187,7 @@ class Points(BaseTask):
     def _own_marks(self, grid: Grid, truth: list[Tensor], scale: Tensor) -> list[OwnMarks]:
         if not self.policy.own_share:
             return []
-        most = torch.tensor([len(points) + EXTRA for points in truth])
+        most = torch.tensor([min(len(points) + EXTRA, self.max_points) for points in truth])
         rolled = self._roll_out(grid.detached(), scale, most=most, stop=NEVER)
         radius = self._radius()
         return [

@@ -50,7 +50,9 @@ def roll_out(
         grid: of the images, encoded once.
         scale: (width, height) of the network input in px, float [2].
         most: marks of an image, at most; one number, or int64 [B].
-        stop: probability of "no more" above which an image is done; above 1: never.
+        stop: probability of "no more", against the best object alone, above which an image is done; above
+            1: never. What all other cells say together does not keep the marking going: many small doubts
+            are no object.
         min_distance: px between two marks; nearer ones count as the same and are not made.
     """
     batch, device = len(grid.keys), grid.keys.device
@@ -66,7 +68,7 @@ def roll_out(
         out = net.decode(grid, active, made, torch.full_like(active, step))
         assert not isinstance(out, Proposals)
         pick = _pick(out, made * scale, scale, min_distance)
-        ends = pick.repeats | (pick.done > stop)
+        ends = pick.repeats | (1 - pick.score > stop)
         done[active], stopped[active] = pick.done, ends
         goes_on = ~ends & (step < limit[active])
         active = active[goes_on]

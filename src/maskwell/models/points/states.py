@@ -120,10 +120,19 @@ class OwnMarks:
 
     @classmethod
     def matched(cls, points: Tensor, truth: Tensor, scale: Tensor, radius: float) -> OwnMarks:
-        """Match marks with objects within ``radius`` px; ``scale``: (width, height) of the input in px."""
+        """Match marks with objects within ``radius`` px; ``scale``: (width, height) of the input in px.
+
+        Each mark in turn hits the nearest object that no earlier one hit: what the first marks hit does
+        not depend on later ones, since states end anywhere among them.
+        """
         objects = torch.full((len(points),), -1, dtype=torch.int64)
-        hits, hit = ops.match_points(points * scale, truth * scale, radius)
-        objects[hits] = hit
+        distance = torch.cdist((points * scale).double(), (truth * scale).double())
+        distance = distance.masked_fill(distance > radius, torch.inf)
+        for row in range(len(points) if len(truth) else 0):
+            nearest = int(distance[row].argmin())
+            if distance[row, nearest] <= radius:
+                objects[row] = nearest
+                distance[:, nearest] = torch.inf
         return cls(points, objects)
 
 
@@ -185,12 +194,17 @@ def _true_marks(
 
 
 def _own_marks(own: OwnMarks, k: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """The model's first marks, as many as hit k objects (all of them where it never hits so many)."""
+    """The model's first marks, as many as hit k objects (all of them where it never hits so many).
+
+    Half of the time as few as possible: a rollout comes there before it makes further, wrong marks, which
+    would otherwise make the state in which it has to stop the rarer one.
+    """
     reached = torch.cat([torch.zeros(1, dtype=torch.int64), (own.objects >= 0).cumsum(0)])
     fitting = (reached == k).nonzero().flatten()
     length = len(own.points)
     if len(fitting):
-        length = int(fitting[torch.randint(len(fitting), (1,), generator=generator)])
+        place = torch.randint(2 * len(fitting), (1,), generator=generator)
+        length = int(fitting[place % len(fitting) * (place >= len(fitting))])
     hit = own.objects[:length]
     return own.points[:length], hit[hit >= 0]
 
