@@ -68,6 +68,17 @@ def test_fresh_weights_are_not_the_silent_ones_of_the_library(architecture: str)
             assert float(module.weight.detach().std()) > 0.015, name
 
 
+@pytest.mark.parametrize("architecture", ["deformable_detr", "conditional_detr"])
+def test_fresh_boxes_are_small_and_lie_all_over_the_image(architecture: str) -> None:
+    """The library draws queries with 0.02: all would look at the middle, at boxes of half the image."""
+    net = make_task(architecture, queries=100).net.eval()
+    content = batch(2)
+    with torch.no_grad():
+        boxes = net(content.images, content.pixel_mask).layers.boxes[-1, 0]
+    assert float(boxes[:, :2].std(0).min()) > 0.1
+    assert float(boxes[:, 2:].max()) < 0.2
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state() -> None:
     config = base_model.read_config("small", "detr", 10)
     torch.manual_seed(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, ResNetConfig, RTDetrResNetConfig
 
@@ -13,6 +14,11 @@ WIDTHS, DEPTHS = [24, 64, 128, 192], [1, 1, 2, 1]
 
 CLASS_LAYERS = ("class_embed", "class_labels_classifier", "score_head")
 """Parts of the names of all layers whose weights' first dimension counts classes."""
+
+QUERIES = ("query_position_embeddings", "query_feat")
+"""Ends of the names of learnt queries."""
+
+_BOX_ENDS = re.compile(r"(enc_bbox_head|bbox_embed\.\d+|bbox_predictor)\.layers\.2$")
 
 _TRANSFORMER: dict[str, Any] = {
     "d_model": 128,
@@ -92,8 +98,9 @@ def initialise(model: nn.Module) -> None:
     """Give a model built from a configuration weights from which it learns (in place).
 
     The library's are meant to be overwritten by loaded ones: RT-DETR's BatchNorm scales are drawn around 0,
-    which nearly silences every layer. He for convolutions, Xavier for linear layers, BatchNorm 1; layers that
-    start at 0 (sampling offsets, ends of box heads) stay, class layers too. Proposals start as anchors.
+    which nearly silences every layer, and queries drawn with 0.02 all look at the middle of the image. He for
+    convolutions, Xavier for linear layers, BatchNorm 1, queries 1; layers that start at 0 (sampling offsets)
+    stay, class layers too. Proposals start as anchors, boxes as small ones where their queries look.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -102,8 +109,25 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear) and module.weight.any() and not counts_classes(name):
             nn.init.xavier_uniform_(module.weight)
-        if name.endswith("enc_bbox_head.layers.2"):
-            nn.init.zeros_(module.get_parameter("weight"))
+        elif isinstance(module, nn.Embedding) and name.endswith(QUERIES):
+            nn.init.normal_(module.weight)
+    _start_boxes(model)
+
+
+@torch.no_grad()
+def _start_boxes(model: nn.Module) -> None:
+    """Ends of box heads at 0; where sizes come from the head alone, an eighth of the image (Deformable DETR).
+
+    Not of detr, where places come from the head too: its queries would all answer the same.
+    """
+    config: Any = model.config
+    kind = config.model_type
+    for name, module in model.named_modules():
+        if kind == "detr" or not isinstance(module, nn.Linear) or not _BOX_ENDS.search(name):
+            continue
+        module.weight.zero_()
+        if kind == "conditional_detr" or (kind == "deformable_detr" and "bbox_embed.0." in name):
+            module.bias[2:] = -2.0
 
 
 def release_backbone(model: nn.Module, *, fresh: bool) -> None:
