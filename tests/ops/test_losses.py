@@ -128,6 +128,18 @@ def test_count_of_one_process_is_at_least_one(local: int | Tensor, expected: flo
     assert global_count(local).item() == expected
 
 
+def test_validation_does_not_wait_for_ranks_that_have_fewer_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", asked.append)
+    with torch.no_grad():
+        assert global_count(6).item() == 6
+    assert not asked
+    assert global_count(6).item() == 3
+    assert len(asked) == 1
+
+
 def test_count_leaves_the_given_tensor_alone() -> None:
     count = torch.tensor(0.0)
     global_count(count)

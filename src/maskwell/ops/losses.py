@@ -16,10 +16,12 @@ def global_count(local: int | Tensor, device: torch.device | str = "cpu") -> Ten
     """Divisor of a sum-type loss: the sum of ``local`` over ranks / world size, at least 1.
 
     DDP averages gradients over ranks, so the division by the world size makes the averaged
-    gradient that of one process with all objects (DETR, Carion et al., 2020, A.4).
+    gradient that of one process with all objects (DETR, Carion et al., 2020, A.4). Without gradients, as
+    in validation, it is the local count: ranks may have different numbers of batches there, and one would
+    wait for the other.
     """
     count = torch.as_tensor(local, dtype=torch.float32, device=device).detach().clone()
-    if dist.is_available() and dist.is_initialized():
+    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
         count /= dist.get_world_size()
     return count.clamp(min=1.0)
