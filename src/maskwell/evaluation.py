@@ -32,7 +32,8 @@ from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP
 
 MIN_SCORE = 0.05
-"""Detections below it are neither merged nor scored; it bounds the work on crowded images."""
+"""Detections below it are neither merged nor scored, which bounds the work on crowded images; the bound of
+the family holds where it has one."""
 
 
 def evaluate(cfg: DictConfig, origin: runs.Origin | None = None) -> dict[str, float]:
@@ -114,7 +115,7 @@ def _measure_boxes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measur
 
     figures = {name: float(value) for name, value in scores.compute().items()}
     figures = {name: value for name, value in figures.items() if not math.isnan(value)}
-    return _Measured(figures, {"max_dets": list(cfg.max_dets), "min_score": MIN_SCORE}, write)
+    return _Measured(figures, {"max_dets": list(cfg.max_dets), "min_score": _least(task)}, write)
 
 
 def _measure_classes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
@@ -235,9 +236,13 @@ def _answered(
 
     size = batch_size or data.eval_batch_size
     for prediction in predict_images(
-        task, requests(), tile=tile, overlap=overlap, batch_size=size, min_score=MIN_SCORE
+        task, requests(), tile=tile, overlap=overlap, batch_size=size, min_score=_least(task)
     ):
         yield *waiting.popleft(), prediction
+
+
+def _least(task: BaseTask) -> float:
+    return MIN_SCORE if task.min_score is None else task.min_score
 
 
 class _Metrics:

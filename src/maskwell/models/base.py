@@ -83,6 +83,8 @@ class BaseTask(LightningModule):
     """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: none."""
     threshold: float | None = None
     """Score from which a detection counts, where validation chooses one."""
+    min_score: float | None = None
+    """Lowest score of the detections that it gives, where the family bounds them itself."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
 

@@ -109,7 +109,9 @@ def test_evaluate_writes_coco_results_and_the_confusion(run: Path, tmp_path: Pat
     cfg, origin = compose.compose("evaluate", ["model=detr", f"ckpt={run}", f"output={output}"])
     figures = app.evaluate(cfg, origin)
     assert "map" in figures and "cgf1" not in figures and "pmf1" not in figures
-    assert (output / "predictions.json").is_file() and (output / "metrics.json").is_file()
+    assert (output / "predictions.json").is_file()
+    written = json.loads((output / "metrics.json").read_text())
+    assert written["min_score"] == 0.01, "as the test of the run: model.detection.min_score"
     content = json.loads((output / "confusion.json").read_text())
     assert content["classes"][-1] == "background" and len(content["objects"]) == 4
 

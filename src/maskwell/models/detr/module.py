@@ -77,6 +77,7 @@ class Detr(BaseTask):
         self.recipe, self.detection = recipe or Recipe(), detection or Detection()
         self.ema_decay, self.one_to_many, self.max_dets = ema_decay, one_to_many, tuple(max_dets)
         self.max_norm = self.recipe.max_norm
+        self.min_score = self.detection.min_score
         self.threshold = DEFAULT_THRESHOLD
         self.trained_label = "averaged" if ema_decay else "trained"
 
