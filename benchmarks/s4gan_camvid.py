@@ -95,7 +95,7 @@ class Form:
     overrides: tuple[str, ...] = ()
 
 
-FULL = Form(RECIPES, (0.01, 0.03, 0.1), STUDIES)
+FULL = Form(RECIPES, (0.003, 0.01, 0.03), STUDIES)
 QUICK = Form(
     ("supervised", "sound"),
     (0.03,),
