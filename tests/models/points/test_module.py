@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, Trainer
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from maskwell import compose
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data.sample import Batch, collate
 from maskwell.errors import UserError
 from maskwell.models.optimisation import AdamWCosine
 from maskwell.models.points.heads import RARE
 from maskwell.models.points.module import Points
+from maskwell.models.points.net import EncoderSpec
 from maskwell.models.points.objective import DEFAULTS
 from maskwell.models.points.states import ORDERS, MarkNoise
 from points_small import SIDE, make_batch, make_sample, make_task, places
@@ -282,6 +287,23 @@ def test_more_objects_than_the_cap_are_named() -> None:
 def test_bad_settings_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=key.replace(".", r"\.")):
         make_task(**settings)
+
+
+def test_a_task_by_hand_is_the_configured_one() -> None:
+    cfg, _ = compose.compose("train", ["model=points", "data=cells"])
+    given = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(given, dict)
+    assert given.pop("noise") == {**given_noise(), "_target_": "maskwell.models.points.states.MarkNoise"}
+    encoder = given.pop("encoder")
+    assert {"_target_": encoder["_target_"], **asdict(EncoderSpec())} == encoder
+    defaults = {name: p.default for name, p in signature(Points).parameters.items()}
+    assert {name: defaults[name] for name in given if name not in ("_target_", "seed")} == {
+        name: value for name, value in given.items() if name not in ("_target_", "seed")
+    }
+
+
+def given_noise() -> dict[str, float]:
+    return asdict(Points(EncoderSpec(width=16), hidden=16).policy.noise)
 
 
 def test_data_without_points_is_refused_in_a_sentence() -> None:
