@@ -16,11 +16,15 @@ from maskwell.ops.points import match_points
 STOPS = tuple(step / 20 for step in range(1, 20))
 """Probabilities of "no more" between which :class:`StopChoice` chooses."""
 
+AS_GOOD = 0.005
+"""F1 that is lower by no more is as good: over many stops it hardly changes, and the count does."""
+
 
 class StopChoice(Metric):
-    """Which probability of "no more" should end the marking: the one with the best F1.
+    """Which probability of "no more" should end the marking.
 
-    Predictions are those of the latest stop; what an earlier one leaves of them is their beginning.
+    Of those whose F1 is as good as the best, the one that counts best. Predictions are those of the
+    latest stop; what an earlier one leaves of them is their beginning.
 
     Args:
         radius: of F1, in px of an image whose longer side has ``reference`` px.
@@ -62,7 +66,11 @@ class StopChoice(Metric):
             self.objects += len(objects)
 
     def compute(self) -> Tensor:
-        """The stop, float32; of equal ones that with the smaller count error, then that nearest to 0.5."""
-        scores = f1(self.hits, self.marked, self.objects.expand(len(STOPS)))
-        ranked = zip(scores.tolist(), (-self.error).tolist(), STOPS, strict=True)
-        return torch.tensor(max(ranked, key=lambda row: (row[0], row[1], -abs(row[2] - 0.5)))[2])
+        """The stop, float32; of equally good ones that with the higher F1, then that nearest to 0.5."""
+        scores = f1(self.hits, self.marked, self.objects.expand(len(STOPS))).tolist()
+        ranked = [
+            (error, -score, abs(stop - 0.5), stop)
+            for error, score, stop in zip(self.error.tolist(), scores, STOPS, strict=True)
+            if score >= max(scores) - AS_GOOD
+        ]
+        return torch.tensor(min(ranked)[-1])
