@@ -33,6 +33,7 @@ class Step:
     task: Points
     images: Tensor
     pixel_mask: Tensor
+    truth: list[Tensor]
     states: list[State]
     optimiser: torch.optim.Optimizer
 
@@ -53,33 +54,36 @@ def make(size: int, dtype: torch.dtype = torch.float32) -> Step:
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(BATCH, 3, size, size, generator=generator).to(dtype)
     scale = torch.tensor([float(size), float(size)])
+    truth = [torch.rand(MARKS, 2, generator=generator) for _ in range(BATCH)]
     states: list[State] = []
-    for row in range(BATCH):
-        points = torch.rand(MARKS, 2, generator=generator)
+    for row, points in enumerate(truth):
         states += draw(task.policy, points, scale, row, generator=generator)
     optimiser = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
     mask = torch.ones(BATCH, size, size, dtype=torch.bool)
-    return Step(task, images, mask, states, optimiser)
+    return Step(task, images, mask, truth, states, optimiser)
 
 
 def encoded_once(step: Step) -> None:
     """Gradients as training computes them: every image is encoded once."""
-    _backward(step, step.images, step.pixel_mask, step.states)
+    _backward(step, step.images, step.pixel_mask, step.truth, step.states)
 
 
 def encoded_anew(step: Step) -> None:
     """The same states, the image of each encoded for it alone (painting its marks would cost more)."""
     rows = torch.tensor([state.image for state in step.states])
     states = [replace(state, image=row) for row, state in enumerate(step.states)]
-    _backward(step, step.images[rows], step.pixel_mask[rows], states)
+    truth = [step.truth[row] for row in rows.tolist()]
+    _backward(step, step.images[rows], step.pixel_mask[rows], truth, states)
 
 
-def _backward(step: Step, images: Tensor, pixel_mask: Tensor, states: list[State]) -> None:
+def _backward(
+    step: Step, images: Tensor, pixel_mask: Tensor, truth: list[Tensor], states: list[State]
+) -> None:
     grid = step.task.net.encode(images, pixel_mask)
     marks, counts = padded([state.marks for state in states])
     out = step.task.net.decode(grid, torch.tensor([state.image for state in states]), marks, counts)
     assert not isinstance(out, Proposals)
-    total, _, _ = step.task.objective.states(out, states, step.scale)
+    total, _, _ = step.task.objective.states(out, states, step.scale, grid, truth)
     step.optimiser.zero_grad()
     total.backward()
 
@@ -159,8 +163,9 @@ def main() -> None:
             f"Default model (small encoder, pointer), {size} x {size} px, float32, one thread, processor "
             f"time. ratio_21: batch 1, {MARKS} marks and the last look against one encoding and one look. "
             f"train_speedup: batch {BATCH}, {step.task.policy.states} states an image, forward, backward "
-            "and AdamW; encoded anew: the image once for every state, without the painting of marks that "
-            "this way needs too. gradient_difference: in float64, the largest over the largest gradient."
+            "and AdamW, true marks; encoded anew: the image once for every state, without the painting of "
+            "marks that this way needs too. gradient_difference: in float64, the largest over the largest "
+            "gradient."
         ),
     )
 

@@ -129,7 +129,7 @@ class Marks:
 
     @property
     def complete(self) -> bool:
-        """Whether the marking ended by itself, and not because as many were marked as may be."""
+        """Whether the model ended the marking, and not the largest number of points or a repeated one."""
         return self.prediction.stopped is not False
 
     def overlay(self) -> NDArray[np.uint8]:

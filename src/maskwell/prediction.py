@@ -246,8 +246,8 @@ def _report_marks(name: Path, found: api.Marks) -> None:
     print(f"\n{name}\n  Marked objects: {found.count}")
     if not found.complete:
         print(
-            f"warning: {name}: the marking ended at the largest number of points (model.max_points), so "
-            "that objects may be missing.",
+            f"warning: {name}: the marking ended at the largest number of points (model.max_points) or at "
+            "a point that was marked already, so that objects may be missing.",
             file=sys.stderr,
         )
 

@@ -116,8 +116,8 @@ def advice(found: Sequence[DoneBalance]) -> list[str]:
             best = min(training.values(), key=lambda one: abs(one.expected - 0.5))
             lines.append(
                 f"recommended: model.sampling={best.sampling} ({best.expected:.1%} done), or uniform "
-                f"({uniform.expected:.1%}) with model.done_pos_weight={uniform.pos_weight:.1f}; then choose "
-                "model.stop on validation images, since done is rarer there"
+                f"({uniform.expected:.1%}) with model.done_pos_weight={uniform.pos_weight:.1f}; done "
+                "is rarer in use, so leave the choice of model.stop to validation (null)"
             )
     lines += [
         f"warning: {one.split}: balanced sampling gives {one.expected:.1%} done, outside {BAND[0]:.0%} to "

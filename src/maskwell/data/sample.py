@@ -136,7 +136,7 @@ class Prediction:
     [K, 2] pixels or None; ``semantic`` int64 [H, W] or None; ``present`` label -> score that the
     concept occurs in the image at all, where the model has such a score. Of points that were marked
     one after another, ``stopped``: whether the model itself said that no more are left (False: the cap
-    was reached), and ``done``: its probability of that at the last step.
+    was reached or a mark repeated), and ``done``: its probability of that at the last step.
     """
 
     size: tuple[int, int]

@@ -108,19 +108,17 @@ class PointScores(Metric):
             ValueError: a prediction or a truth has no points.
         """
         for prediction, truth in zip(predictions, truths, strict=True):
-            if prediction.points is None or truth.points is None:
-                raise ValueError("Points are scored on points; the prediction or the truth has none.")
-            self._add(prediction.points, prediction.stopped, truth, truth.points)
+            points, objects = both_points(prediction, truth)
+            self._add(points, prediction.stopped, truth, objects)
 
     def _add(self, points: Tensor, stopped: bool | None, truth: Truth, objects: Tensor) -> None:
         scale = self.reference / max(truth.size)
-        points, objects = points.detach().cpu().float(), objects.cpu().float()
         boxes = truth.boxes[~truth.iscrowd].cpu()
         sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt() * scale
         largest = len(self.radii) - 1
         steps = [self.radii[-1] * step / STEPS for step in range(1, STEPS + 1)]
         radii: list[float | Tensor] = [*self.radii, RELATIVE * sizes, *steps]
-        points = points[~_crowded(points, objects, truth, self.radii[-1] / scale)]
+        points = points[~crowded(points, objects, truth, self.radii[-1] / scale)]
         match = match_image(points * scale, objects * scale, radii, largest)
         error = abs(match.marked - match.objects)
         device = self.hits.device
@@ -142,7 +140,8 @@ class PointScores(Metric):
         the largest; ``mean_distance`` of matches at the largest radius, reference px; ``count_mae``,
         ``count_rmse``, ``exact``, ``within_one``: of the number of marks in an image, the last two as
         shares of the images; ``early``: share of images where the marking stopped while an object had
-        no mark within the largest radius; ``late``: where it went on after all had one, or to the cap.
+        no mark within the largest radius; ``late``: where it went on after all had one, or until the
+        cap or a repeated mark ended it.
         """
         marked, objects = self.totals
         images = self.counts[0]
@@ -170,7 +169,18 @@ class PointScores(Metric):
         return figures
 
 
-def _crowded(points: Tensor, objects: Tensor, truth: Truth, radius: float) -> Tensor:
+def both_points(prediction: Prediction, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Marks [K, 2] and objects [N, 2], float32 on the CPU.
+
+    Raises:
+        ValueError: one of the two has no points.
+    """
+    if prediction.points is None or truth.points is None:
+        raise ValueError("Points are scored on points; the prediction or the truth has none.")
+    return prediction.points.detach().cpu().float(), truth.points.cpu().float()
+
+
+def crowded(points: Tensor, objects: Tensor, truth: Truth, radius: float) -> Tensor:
     """Which marks lie in the box of a crowd and match no object, bool [K]."""
     crowds = truth.boxes[truth.iscrowd].cpu()
     x, y = points[:, None, 0], points[:, None, 1]

@@ -47,6 +47,18 @@ class Teacher(nn.Module):
                 own.copy_(theirs)
 
 
+def with_teacher(state: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
+    """Weights of a run with or without an average, for one with or without.
+
+    An average that is new starts from the network; one that is not wanted replaces it.
+    """
+    own = {name: value for name, value in state.items() if name.startswith("net.")}
+    average = {name: value for name, value in state.items() if name.startswith("teacher.")}
+    if wanted:
+        return {**own, **(average or {f"teacher.{name}": value for name, value in own.items()})}
+    return {name.removeprefix("teacher."): value for name, value in average.items()} or own
+
+
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
     """Parameters and buffers, each once: tied ones would move twice."""
     return chain(network.parameters(), network.buffers())

@@ -151,6 +151,25 @@ def test_offsets_are_about_the_nearest_object() -> None:
         assert float(found[s].detach()) == pytest.approx(float(torch.stack(terms).mean().detach()), abs=1e-9)
 
 
+def test_cells_that_show_an_object_against_logarithms_written_out() -> None:
+    logits = pointing(len(ROWS)).logits.detach()
+    left, present = left_in(*ROWS)
+    valid = torch.ones_like(logits, dtype=torch.bool)
+    valid[1, 7] = False  # no image there: it neither counts nor is right
+    cells = loss.around(logits.masked_fill(~valid, -torch.inf), left, present, SIZE)
+    each, shown = loss.objectness(logits, valid, cells)
+    for state, row in enumerate(ROWS):
+        right = set().union(*(right_cells(row, which) for which in range(len(row))))
+        right &= {cell for cell in range(30) if valid[state, cell]}
+        expected = 0.0
+        for cell in range(30):
+            if valid[state, cell]:
+                probability = 1 / (1 + math.exp(-float(logits[state, cell])))
+                expected -= math.log(probability if cell in right else 1 - probability)
+        assert float(each[state]) == pytest.approx(expected)
+        assert int(shown[state]) == len(right)
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     out = pointing(2)
     left, present = left_in(*ROWS[:2])

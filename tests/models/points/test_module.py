@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, Trainer
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from maskwell import compose
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data.sample import Batch, collate
 from maskwell.errors import UserError
 from maskwell.models.optimisation import AdamWCosine
+from maskwell.models.points.heads import RARE
 from maskwell.models.points.module import Points
+from maskwell.models.points.net import EncoderSpec
 from maskwell.models.points.objective import DEFAULTS
 from maskwell.models.points.states import ORDERS, MarkNoise
 from points_small import SIDE, make_batch, make_sample, make_task, places
@@ -48,7 +54,8 @@ def test_total_loss_is_the_weighted_sum_of_raw_terms(head: Any, order: Any) -> N
     output = step(task, make_batch(3, 5))
     _, spatial, done = DEFAULTS[head]  # type: ignore[index]
     parts = output.parts
-    expected = spatial * parts["loss_spatial"] + done * parts["loss_done"] + parts.get("loss_point", 0.0)
+    expected = spatial * parts["loss_spatial"] + done * parts["loss_done"]
+    expected += parts.get("loss_point", 0.0) + parts.get("loss_cell", 0.0)
     assert torch.allclose(output.loss, expected)
     assert {"loss_spatial", "loss_done", "loss_mse"} <= parts.keys()
 
@@ -56,8 +63,9 @@ def test_total_loss_is_the_weighted_sum_of_raw_terms(head: Any, order: Any) -> N
 def test_modes_leave_out_what_they_do_not_learn() -> None:
     batch = make_batch(3, 5)
     regression = step(make_task(mode="regression"), batch)
+    parts = regression.parts
     assert torch.allclose(
-        regression.loss, 500 * regression.parts["loss_spatial"] + regression.parts["loss_point"]
+        regression.loss, 500 * parts["loss_spatial"] + parts["loss_point"] + parts["loss_cell"]
     )
     assert float(regression.facts["done_share"]) == 0
     done = step(make_task(mode="done", done_weight=5.0), batch)
@@ -94,7 +102,7 @@ def test_evaluation_repeats_its_states_and_says_what_it_shows() -> None:
 def test_metrics_hold_rollouts_teacher_forcing_and_the_gap_between_them() -> None:
     task = make_task().eval()
     with torch.no_grad():  # it marks at least something
-        task.net.head.done_head.fill_(-4.0)  # type: ignore[union-attr,operator]
+        task.net.head.done_head.fill_(RARE - 4)  # type: ignore[union-attr,operator]
     batch = make_batch(3, 5)
     output = step(task, batch, 0, "val")
     task.update_metrics(batch, output, "val")
@@ -104,6 +112,68 @@ def test_metrics_hold_rollouts_teacher_forcing_and_the_gap_between_them() -> Non
     assert float(found["pixel_error"]) == pytest.approx(float(errors.mean()), rel=1e-5)
     hits = float((errors <= 9.6 * SIDE / 384).float().mean())
     assert float(found["precision_9_6_gap"]) == pytest.approx(hits - float(found["precision_9_6"]))
+
+
+def test_validation_chooses_the_stop_by_f1_and_the_checkpoint_keeps_it() -> None:
+    task, batch = make_task().eval(), make_batch(3, 5)
+    given = make_task(stop=0.5).eval()
+    with torch.no_grad():
+        for made in (task, given):
+            made.net.head.done_head.fill_(RARE - 2)  # type: ignore[union-attr,operator]
+    found = {}
+    for made in (task, given):
+        made.update_metrics(batch, step(made, batch, 0, "val"), "val")
+        found[made] = made.compute_metrics("val")
+    assert "stop" not in found[given] and given.stop == 0.5
+    assert float(found[task]["f1_9_6"]) >= float(found[given]["f1_9_6"])
+    assert float(found[task]["stop"]) == pytest.approx(task.stop)
+    task.stop = 0.35
+    output = step(task, batch, 0, "test")
+    task.update_metrics(batch, output, "test")
+    assert all(float(made.scores.min()) >= 0.65 for made in output.preds() if len(made.scores))
+    assert "stop" not in task.compute_metrics("test") and task.stop == 0.35  # the test chooses nothing
+    checkpoint: dict[str, Any] = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(checkpoint)
+    loaded, fixed = make_task(), make_task(stop=0.5)
+    for made in (loaded, fixed):
+        made.on_load_checkpoint(checkpoint)
+    assert loaded.stop == 0.35 and fixed.stop == 0.5
+    fresh = make_task()
+    fresh.on_load_checkpoint(fresh.adopt(checkpoint))
+    assert fresh.stop == 0.5  # another data set
+
+
+def test_the_average_is_what_is_evaluated_and_trained_on_from() -> None:
+    task, batch = make_task(ema_decay=0.9).eval(), make_batch(3)
+    assert task.teacher is not None and task.trained_label == "averaged"
+    with torch.no_grad():
+        for parameter in task.net.parameters():
+            parameter.add_(0.5)
+    plain = make_task().eval()
+    assert torch.equal(step(task, batch, 0, "val").loss, step(plain, batch, 0, "val").loss)
+    assert torch.equal(task.predict_batch(batch)[0].boxes, plain.predict_batch(batch)[0].boxes)
+    assert {name.split(".")[0] for name, _ in task.trainable_parameters()} == {"net"}
+    state = task.state_dict()
+    assert not any(name.startswith("teacher.") for name in plain.adopt({"state_dict": state})["state_dict"])
+    task.reset_progress()
+    assert all(
+        torch.equal(value, plain.state_dict()[name])
+        for name, value in task.net.state_dict(prefix="net.").items()
+    )
+
+
+def test_the_share_of_own_marks_grows_over_the_first_iterations() -> None:
+    task = make_task(own_share=0.5, own_warmup=0.2)
+    assert task._own_share() == 0.5  # outside of a run
+    seen: dict[int, float] = {}
+
+    class Record(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            seen[pl_module.iteration] = pl_module._own_share()
+
+    task.bind(categories=["blob"], optim=AdamWCosine(lr=1e-3))
+    fit(task, 5, Record())  # 10 steps
+    assert [round(seen[i], 3) for i in range(4)] == [0.0, 0.25, 0.5, 0.5]
 
 
 @pytest.mark.slow
@@ -206,6 +276,9 @@ def test_more_objects_than_the_cap_are_named() -> None:
         ({"threshold": -0.1}, "model.threshold=-0.1"),
         ({"done_pos_weight": -1.0}, "model.done_pos_weight=-1.0"),
         ({"stop": 1.0}, "model.stop=1.0"),
+        ({"ema_decay": 1.0}, "model.ema_decay=1.0"),
+        ({"own_warmup": 2.0}, "model.own_warmup=2.0"),
+        ({"cell_weight": -1.0}, "model.cell_weight=-1.0"),
         ({"max_points": 0}, "model.max_points=0"),
         ({"min_distance": -1.0}, "model.min_distance=-1.0"),
         ({"image_size": 16}, "model.image_size=16"),
@@ -214,6 +287,23 @@ def test_more_objects_than_the_cap_are_named() -> None:
 def test_bad_settings_are_refused_by_name(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=key.replace(".", r"\.")):
         make_task(**settings)
+
+
+def test_a_task_by_hand_is_the_configured_one() -> None:
+    cfg, _ = compose.compose("train", ["model=points", "data=cells"])
+    given = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(given, dict)
+    assert given.pop("noise") == {**given_noise(), "_target_": "maskwell.models.points.states.MarkNoise"}
+    encoder = given.pop("encoder")
+    assert {"_target_": encoder["_target_"], **asdict(EncoderSpec())} == encoder
+    defaults = {name: p.default for name, p in signature(Points).parameters.items()}
+    assert {name: defaults[name] for name in given if name not in ("_target_", "seed")} == {
+        name: value for name, value in given.items() if name not in ("_target_", "seed")
+    }
+
+
+def given_noise() -> dict[str, float]:
+    return asdict(Points(EncoderSpec(width=16), hidden=16).policy.noise)
 
 
 def test_data_without_points_is_refused_in_a_sentence() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskwell.models.points import rollout
-from maskwell.models.points.heads import Coordinates, Pointing, Proposals
+from maskwell.models.points.heads import RARE, Coordinates, Pointing, Proposals
 from maskwell.models.points.memory import cell_centres
 from maskwell.models.points.net import Grid
 from maskwell.models.points.rollout import Rollout, roll_out
@@ -81,8 +81,25 @@ def test_each_image_can_have_its_own_cap_and_no_stop() -> None:
 
 
 def test_nothing_but_duplicates_ends_it() -> None:
-    far = rolled(Blind({2: 6.0, 5: 5.0}), 1, min_distance=100.0, stop=2.0)[0]
-    assert len(far.points) == 1 and far.stopped and far.done == 1.0
+    net = Blind({2: 6.0, 5: 5.0})
+    far = rolled(net, 1, min_distance=100.0, stop=2.0)[0]
+    assert len(far.points) == 1 and far.done == 1.0
+    assert not far.stopped  # it would go on if there were a place
+    assert rolled(net, 1, min_distance=100.0)[0].stopped
+
+
+def test_a_rollout_cut_at_an_earlier_stop_is_the_rollout_with_that_stop() -> None:
+    def net() -> Blind:
+        return Blind({5: 4.0, 2: 6.0, 15: 0.5, 9: 2.0}, {0: 5.0}, {}, {7: -1.0, 3: 4.0})
+
+    late = rolled(net(), 4, stop=0.95)
+    assert [len(made.points) for made in late] == [4, 1, 0, 2]
+    for stop in (0.05, 0.3, 0.5, 0.9):
+        for cut, made in zip((found.until(stop) for found in late), rolled(net(), 4, stop=stop), strict=True):
+            assert torch.equal(cut.points, made.points) and torch.equal(cut.scores, made.scores)
+            assert cut.done == pytest.approx(made.done) and cut.stopped == made.stopped
+    capped = rolled(net(), 4, stop=0.95, most=2)[0]
+    assert not capped.until(0.9).stopped and capped.until(0.01).stopped
 
 
 def test_coordinates_that_repeat_a_mark_end_it() -> None:
@@ -94,22 +111,25 @@ def test_coordinates_that_repeat_a_mark_end_it() -> None:
 
     found = rolled(Stuck(), 1)[0]
     assert found.points.tolist() == [[0.5, 0.5], [1.0, 0.0]]  # inside the image
-    assert found.stopped and found.scores.tolist() == pytest.approx([1 / (1 + math.exp(-2))] * 2)
+    assert found.scores.tolist() == pytest.approx([1 / (1 + math.exp(-2))] * 2)
+    assert found.stopped is False  # it never said "no more"
 
 
 def test_proposals_above_half_stay_and_of_close_ones_the_better() -> None:
     logits = torch.tensor([[1.0, 2.0, -1.0, 3.0, -torch.inf]])
     centres = torch.tensor([[[0.1, 0.1], [0.11, 0.1], [0.5, 0.5], [0.9, 1.2], [0.0, 0.0]]])
-    found = rollout.keep(Proposals(logits, centres), SCALE, 3.0)[0]
+    found = rollout.keep(Proposals(logits, centres), SCALE, stop=0.5, min_distance=3.0)[0]
     assert torch.allclose(found.points, torch.tensor([[0.9, 1.0], [0.11, 0.1]]))
     assert found.stopped is None and found.done is None
+    late = rollout.keep(Proposals(logits, centres), SCALE, stop=0.9, min_distance=3.0)[0]
+    assert len(late.points) == 3 and torch.equal(late.until(0.5).points, found.points)
 
 
 @pytest.mark.parametrize("order", ["random", "nearest"])
 def test_batched_equals_single(order: str) -> None:
     task = make_task(order=order, max_points=6).eval()
     with torch.no_grad():  # eager to go on, so that images end at different steps
-        task.net.head.done_head.fill_(-4.0)  # type: ignore[union-attr,operator]
+        task.net.head.done_head.fill_(RARE - 4)  # type: ignore[union-attr,operator]
     batch = make_batch(3, 0, 5)
     together = places(task, batch)
     assert any(len(points) for points in together)

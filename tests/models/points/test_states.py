@@ -106,7 +106,9 @@ def test_own_marks_leave_what_they_did_not_hit() -> None:
     assert set(kinds) == {(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)}
     assert kinds[0, 0] == everything
     assert kinds[2, 1] == everything - as_set(points[1:2])
-    assert kinds[4, 2] == as_set(points[2:])  # never hit: all marks stand for every larger number
+    assert kinds[4, 2] == as_set(points[2:])
+    # Three are never hit: the marks until the second hit stand for it, and none that came after.
+    assert sum(len(s.marks) == 3 for s in found) > sum(len(s.marks) == 4 for s in found) * 3
     share = drawn(Policy(states=8, own_share=0.25), points, own=own)
     assert sum(as_set(s.marks) <= as_set(made) and len(s.marks) > 0 for s in share[2:]) == 0
 
@@ -122,6 +124,30 @@ def test_later_own_marks_take_no_object_from_earlier_ones() -> None:
     assert ended.count(1) > 2 * ended.count(2) > 0  # three to one
     assert not len(OwnMarks.matched(made[:0], points, SCALE, 4.0).objects)
     assert OwnMarks.matched(made, points[:0], SCALE, 4.0).objects.tolist() == [-1, -1]
+
+
+def test_a_mark_anywhere_on_an_object_is_about_it_and_a_second_one_is_not() -> None:
+    points = torch.tensor([[0.25, 0.25], [0.75, 0.25]])
+    sides = torch.tensor([100.0, 100.0])
+    reach = torch.tensor([20.0, 6.0])
+    made = torch.tensor([[0.25, 0.43], [0.25, 0.25], [0.75, 0.33], [0.75, 0.38]])
+    own = OwnMarks.matched(made, points, sides, 9.0, reach)
+    assert own.objects.tolist() == [0, -1, 1, -1]  # 18 px off, a repetition, 8 px off, a repetition
+    assert OwnMarks.matched(made, points, sides, 9.0).objects.tolist() == [-1, 0, 1, -1]
+    close = torch.tensor([[0.5, 0.5], [0.5, 0.62]])  # 12 px apart
+    twice = torch.tensor([[0.5, 0.5], [0.5, 0.51]])
+    both = OwnMarks.matched(twice, close, sides, 9.0, torch.tensor([20.0, 20.0]))
+    assert both.objects.tolist() == [0, -1]  # the second is no mark of the neighbour
+
+
+def test_the_share_of_own_marks_can_be_less_than_the_policys() -> None:
+    points = truth(6)
+    own = OwnMarks(points + 1.0, torch.arange(6))
+    for share, borrowed in ((0.0, 0), (0.5, 4), (1.0, 8)):
+        generator = torch.Generator().manual_seed(0)
+        policy = Policy(sampling="balanced", mode="done", states=8, own_share=1.0)
+        found = states.draw(policy, points, SCALE, 0, own=own, own_share=share, generator=generator)
+        assert [bool((s.marks > 1).all()) for s in found] == [True] * borrowed + [False] * (8 - borrowed)
 
 
 @pytest.mark.parametrize(

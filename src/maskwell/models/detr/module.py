@@ -19,7 +19,7 @@ from maskwell.models.detr.answers import Detection, predictions
 from maskwell.models.detr.loss import SOFTMAX, SetLoss
 from maskwell.models.detr.net import Detector, DetectorOutputs, Target
 from maskwell.models.detr.recipe import Recipe
-from maskwell.models.teacher import Teacher
+from maskwell.models.teacher import Teacher, with_teacher
 from maskwell.ops import boxes as box_ops
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -260,18 +260,6 @@ class Detr(BaseTask):
             self.categories = known
         if "threshold" in checkpoint:
             self.threshold = float(checkpoint["threshold"])
-
-
-def with_teacher(state: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
-    """Weights of a run with or without an average, for one with or without.
-
-    An average that is new starts from the network; one that is not wanted replaces it.
-    """
-    own = {name: value for name, value in state.items() if name.startswith("net.")}
-    average = {name: value for name, value in state.items() if name.startswith("teacher.")}
-    if wanted:
-        return {**own, **(average or {f"teacher.{name}": value for name, value in own.items()})}
-    return {name.removeprefix("teacher."): value for name, value in average.items()} or own
 
 
 def class_rows(theirs: Tensor, own: Tensor, before: Sequence[str], now: Sequence[str]) -> Tensor:

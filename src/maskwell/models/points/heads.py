@@ -14,9 +14,9 @@ PROPOSALS = 4
 """Proposals of the one-shot head per cell, two by two (P2PNet at stride 8: Song et al., 2021)."""
 RARE = -4.6
 """Logit of one in a hundred: few proposals are objects, and training should not begin by learning that."""
-SAME = 0.5
-"""A place this many cells (standard deviation) from a mark is probably marked."""
-MARKED = 8.0
+SAME = 0.9
+"""A place within about this many cells of a mark is probably marked."""
+MARKED = 10.0
 """By how much the logit of a marked place is lower, before training."""
 
 
@@ -74,35 +74,52 @@ class Proposals:
 class PointerHead(nn.Module):
     """A logit and an offset for each cell; one more logit for "no more" (as MolmoPoint, 2026).
 
-    A cell whose place is marked already is less likely from the start; the decoder can only refine that.
+    A cell's logit is that of showing an object, which depends on no mark, and what the marks change in it:
+    one whose place is marked already is less likely from the start; the decoder refines that.
     Only what cells say competes with "no more": there is no way to learn an image's count by heart.
     """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
+        self.object_head = nn.Linear(hidden, 1)
         self.point_head = nn.Linear(hidden, 1)
         self.offset_head = nn.Linear(hidden, 2)
-        self.done_head = nn.Parameter(torch.zeros(()))
+        # As the cells before training: each of them, and "no more" for each of them, weighs the same.
+        self.done_head = nn.Parameter(torch.tensor(RARE))
         self.marked = nn.Parameter(torch.tensor(MARKED))
+        nn.init.constant_(self.object_head.bias, RARE)
         nn.init.zeros_(self.offset_head.weight)
         nn.init.zeros_(self.offset_head.bias)
 
+    def objectness(self, keys: Tensor) -> Tensor:
+        """Logit of each cell that it shows an object, marked or not: [B, P, H] -> float32 [B, P]."""
+        return self.object_head(keys)[..., 0].float()
+
     def forward(
-        self, hidden: Tensor, valid: Tensor, size: tuple[int, int], marks: Tensor, counts: Tensor
+        self,
+        hidden: Tensor,
+        valid: Tensor,
+        size: tuple[int, int],
+        objectness: Tensor,
+        marks: Tensor,
+        counts: Tensor,
     ) -> Pointing:
         """What each state would mark next.
 
         Args:
             hidden: [S, P, H] of cells in a grid of ``size`` (height, width).
             valid: bool [S, P], the cell shows image.
+            objectness: [S, P] logits of :meth:`objectness`.
             marks: [S, M, 2] in [0, 1]; ``counts``: int64 [S], how many rows of it count.
         """
         centres = cell_centres(size, hidden.device)
         scale = centres.new_tensor([size[1], size[0]])
         cells = centres + self.offset_head(hidden).float()
         away = nearest_distance(cells.detach(), marks.float() * scale, counts)
-        marked = self.marked.float() * torch.exp(-away.square() / (2 * SAME**2))
-        logits = (self.point_head(hidden)[..., 0].float() - marked).masked_fill(~valid, -torch.inf)
+        # Flat near the mark: offsets that miss it by half a cell lead to it no less.
+        marked = self.marked.float() * torch.exp(-((away / SAME) ** 4))
+        logits = objectness.float() + self.point_head(hidden)[..., 0].float() - marked
+        logits = logits.masked_fill(~valid, -torch.inf)
         places = cells / scale
         # Cells of nothing add up; the more there are, the more "no more" has to weigh.
         none = self.done_head.float() + valid.sum(1).float().log()

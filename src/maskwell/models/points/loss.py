@@ -97,6 +97,21 @@ def around(logits: Tensor, left: Tensor, present: Tensor, size: tuple[int, int])
     return Around(index, right, near)
 
 
+def objectness(logits: Tensor, valid: Tensor, cells: Around) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy of every cell that shows image: does it show an object?
+
+    Args:
+        logits: [B, P]; ``valid``: bool [B, P], shows image.
+        cells: around all objects of each image.
+
+    Returns:
+        Its sum per image [B], and the number of cells that do [B].
+    """
+    shows = _pointed_at(logits, cells)
+    each = F.binary_cross_entropy_with_logits(logits, shows.to(logits.dtype), reduction="none")
+    return torch.where(valid, each, 0.0).sum(1), shows.sum(1)
+
+
 def point_each(out: Pointing, cells: Around) -> tuple[Tensor, Tensor]:
     """-log of the chance to point at each object, given that one is made: [S, R], and where it is defined."""
     known = cells.right.any(-1)
@@ -107,11 +122,8 @@ def point_each(out: Pointing, cells: Around) -> tuple[Tensor, Tensor]:
 
 def point_any(out: Pointing, cells: Around) -> tuple[Tensor, Tensor]:
     """-log of the chance to point at any object that is left: [S], and where it is defined."""
-    right = torch.zeros_like(out.logits).scatter_reduce(
-        1, cells.index.flatten(1), cells.right.flatten(1).to(out.logits.dtype), "amax"
-    )
     known = cells.right.flatten(1).any(1)
-    logits = out.logits.masked_fill(right == 0, -torch.inf)
+    logits = out.logits.masked_fill(~_pointed_at(out.logits, cells), -torch.inf)
     inside = torch.where(known[:, None], logits, 0.0).logsumexp(1)
     return torch.where(known, out.log_any - inside, 0.0), known
 
@@ -163,6 +175,12 @@ def match_proposals(logits: Tensor, places: Tensor, points: Tensor) -> tuple[Ten
         torch.as_tensor(rows, dtype=torch.int64, device=logits.device),
         torch.as_tensor(columns, dtype=torch.int64, device=logits.device),
     )
+
+
+def _pointed_at(logits: Tensor, cells: Around) -> Tensor:
+    """Which cells it is right to point at, for whatever object: bool [S, P]."""
+    right = cells.right.flatten(1).to(logits.dtype)
+    return torch.zeros_like(logits).scatter_reduce(1, cells.index.flatten(1), right, "amax") > 0
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:

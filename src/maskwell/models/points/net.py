@@ -60,15 +60,20 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class Grid:
-    """Images as cells: ``keys`` [B, P, H]; ``valid`` bool [B, P], shows image; ``size`` (height, width)."""
+    """Images as cells: ``keys`` [B, P, H]; ``valid`` bool [B, P], shows image; ``size`` (height, width).
+
+    ``objectness`` float32 [B, P]: logit of showing an object, of the pointer.
+    """
 
     keys: Tensor
     valid: Tensor
     size: tuple[int, int]
+    objectness: Tensor | None = None
 
     def detached(self) -> Grid:
         """The same without gradient."""
-        return Grid(self.keys.detach(), self.valid, self.size)
+        objectness = None if self.objectness is None else self.objectness.detach()
+        return Grid(self.keys.detach(), self.valid, self.size, objectness)
 
 
 class Encoder(nn.Module):
@@ -125,7 +130,8 @@ class PointNet(nn.Module):
         features = self.encoder(images)
         keys = self.keys(features.flatten(2).transpose(1, 2))
         valid = F.max_pool2d(pixel_mask[:, None].float(), STRIDE).flatten(1) > 0
-        return Grid(keys, valid, (features.shape[-2], features.shape[-1]))
+        objectness = self.head.objectness(keys) if isinstance(self.head, PointerHead) else None
+        return Grid(keys, valid, (features.shape[-2], features.shape[-1]), objectness)
 
     def decode(
         self, grid: Grid, image: Tensor, marks: Tensor, counts: Tensor
@@ -140,10 +146,25 @@ class PointNet(nn.Module):
         hidden = self.decoder(grid.keys[image], marks, counts, grid.size)
         valid = grid.valid[image]
         if isinstance(self.head, PointerHead):
-            pointing: Pointing = self.head(hidden, valid, grid.size, marks, counts)
+            assert grid.objectness is not None
+            pointing: Pointing = self.head(hidden, valid, grid.size, grid.objectness[image], marks, counts)
             return pointing
         found: Coordinates | Proposals = self.head(hidden, valid, grid.size)
         return found
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of each part of the head, of the decoder and of the encoder, those that are trained."""
+        head = self.head
+        groups = {
+            name: list(part.parameters()) for name, part in head.named_children() if name.endswith("_head")
+        }
+        decoder = [*self.keys.parameters(), *self.decoder.parameters()]
+        if isinstance(head, PointerHead):
+            groups["point_head"] += [head.marked, head.done_head]
+        elif isinstance(head, XYHead):
+            decoder += head.attention.parameters()
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        return {**groups, "decoder": decoder, "encoder": encoder}
 
 
 def build(spec: EncoderSpec, head: Head, canvas: Canvas, hidden: int, seed: int) -> PointNet:

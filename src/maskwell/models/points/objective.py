@@ -11,7 +11,7 @@ from maskwell.errors import UserError
 from maskwell.models.points import loss
 from maskwell.models.points.heads import Coordinates, Pointing, Proposals
 from maskwell.models.points.loss import DISTANCES, Distance
-from maskwell.models.points.net import Head
+from maskwell.models.points.net import Grid, Head
 from maskwell.models.points.states import Policy, State
 from maskwell.ops.losses import global_count
 from maskwell.ops.points import to_signed
@@ -49,6 +49,7 @@ class Objective:
         threshold: of ``funnel`` and ``huber``, in [-1, 1]; None: the head's own.
         spatial_weight: of ``loss_spatial``; ``done_weight``: of ``loss_done``; None: the head's own.
         pos_weight: of finished states in ``loss_done``.
+        cell_weight: of the pointer's ``loss_cell``.
     """
 
     def __init__(
@@ -60,28 +61,39 @@ class Objective:
         spatial_weight: float | None = None,
         done_weight: float | None = None,
         pos_weight: float = 1.0,
+        cell_weight: float = 1.0,
     ) -> None:
         if kind not in DISTANCES:
             raise UserError(f"model.loss={kind}: give one of {', '.join(DISTANCES)}.")
         given = {"threshold": threshold, "spatial_weight": spatial_weight, "done_weight": done_weight}
-        for name, value in {**given, "done_pos_weight": pos_weight}.items():
+        fixed = {"done_pos_weight": pos_weight, "cell_weight": cell_weight}
+        for name, value in {**given, **fixed}.items():
             if value is not None and value < 0:
                 raise UserError(f"model.{name}={value}: give a number of 0 or more.")
         own = DEFAULTS[head]
-        self.policy, self.kind, self.pos_weight = policy, kind, pos_weight
+        self.policy, self.kind, self.pos_weight, self.cell_weight = policy, kind, pos_weight, cell_weight
         self.threshold = own[0] if threshold is None else threshold
         self.spatial_weight = own[1] if spatial_weight is None else spatial_weight
         self.done_weight = own[2] if done_weight is None else done_weight
 
     def states(
-        self, out: Pointing | Coordinates, states: list[State], scale: Tensor
+        self,
+        out: Pointing | Coordinates,
+        states: list[State],
+        scale: Tensor,
+        grid: Grid,
+        truth: list[Tensor],
     ) -> tuple[Tensor, dict[str, Tensor], Look]:
         """Loss, raw parts and the model's look at each state.
 
-        ``scale``: (width, height) of the network input in px, float [2].
+        Args:
+            out: what the head says in each state.
+            states: these.
+            scale: (width, height) of the network input in px, float [2].
+            grid: the images; ``truth``: their objects, float [N, 2] in [0, 1] each.
         """
         device = out.done_logit.device
-        left, present = _padded_left(states, device)
+        left, present = _padded([state.left for state in states], device)
         unfinished = present.any(1)
         look = self._look(out, left, present, scale)
         if isinstance(out, Pointing):
@@ -95,6 +107,8 @@ class Objective:
         parts = {name: value.sum() / divisor for name, value in spatial_parts.items()}
         done = loss.done_loss(out.done_logit, ~unfinished, self.pos_weight)
         parts["loss_done"] = done.sum() / global_count(len(states), device)
+        if grid.objectness is not None:
+            parts["loss_cell"] = self._objectness(grid.objectness, grid, truth)
         parts["loss_mse"] = torch.where(unfinished, square, 0.0).sum() / divisor
         return self._total(parts), parts, look
 
@@ -103,7 +117,7 @@ class Objective:
         where, end = float(self.policy.mode != "done"), float(self.policy.mode != "regression")
         total = where * self.spatial_weight * parts["loss_spatial"]
         if "loss_point" in parts:
-            total = total + where * parts["loss_point"]
+            total = total + where * (parts["loss_point"] + self.cell_weight * parts["loss_cell"])
         return total + end * self.done_weight * parts["loss_done"]
 
     def _pointing(self, out: Pointing, left: Tensor, present: Tensor) -> dict[str, Tensor]:
@@ -117,6 +131,12 @@ class Objective:
             point = each[:, 0] if self.policy.sequential else loss.mean_known(each, known)
         offset = loss.offsets(out, cells, left, self.kind, self.threshold)
         return {"loss_point": point, "loss_spatial": offset}
+
+    def _objectness(self, logits: Tensor, grid: Grid, truth: list[Tensor]) -> Tensor:
+        objects, present = _padded(truth, logits.device)
+        cells = loss.around(logits.masked_fill(~grid.valid, -torch.inf), objects, present, grid.size)
+        each, shown = loss.objectness(logits, grid.valid, cells)
+        return each.sum() / global_count(shown.sum(), logits.device)
 
     def _look(self, out: Pointing | Coordinates, left: Tensor, present: Tensor, scale: Tensor) -> Look:
         point = out.point
@@ -144,12 +164,15 @@ class Objective:
         return parts["loss_cls"] + self.spatial_weight * parts["loss_spatial"], parts
 
 
-def _padded_left(states: list[State], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What is left in each state, [S, R, 2], and which rows are objects, bool [S, R]; R is at least 1."""
-    most = max(1, *(len(state.left) for state in states))
-    left = torch.zeros(len(states), most, 2)
-    present = torch.zeros(len(states), most, dtype=torch.bool)
-    for row, state in enumerate(states):
-        left[row, : len(state.left)] = state.left
-        present[row, : len(state.left)] = True
-    return left.to(device), present.to(device)
+def _padded(rows: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points [N, 2] of several states or images as one tensor [S, R, 2], and which are there, bool [S, R].
+
+    R is at least 1.
+    """
+    most = max(1, *(len(points) for points in rows))
+    padded = torch.zeros(len(rows), most, 2)
+    present = torch.zeros(len(rows), most, dtype=torch.bool)
+    for row, points in enumerate(rows):
+        padded[row, : len(points)] = points
+        present[row, : len(points)] = True
+    return padded.to(device), present.to(device)

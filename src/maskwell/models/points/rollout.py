@@ -16,14 +16,30 @@ from maskwell.ops.points import suppress_duplicates
 class Rollout:
     """Marks of one image, in their order.
 
-    ``points`` float32 [K, 2] in [0, 1]; ``scores`` [K]; ``done`` probability of "no more" at the last
-    step, None where there is no such verdict; ``stopped``: False where the cap ended it.
+    ``points`` float32 [K, 2] in [0, 1]; ``scores`` [K]; ``verdicts`` [K + 1] probability of "no more"
+    before each mark and after the last, None where there is no such verdict; ``stopped``: whether the
+    model said so, False where the cap or a repeated mark ended it.
     """
 
     points: Tensor
     scores: Tensor
-    done: float | None
+    verdicts: Tensor | None
     stopped: bool | None
+
+    @property
+    def done(self) -> float | None:
+        """Probability of "no more" at the last step."""
+        return None if self.verdicts is None else float(self.verdicts[-1])
+
+    def until(self, stop: float) -> Rollout:
+        """What a rollout comes to that stops at ``stop``, of one that stopped at this or later."""
+        ends = (1 - self.scores > stop).nonzero().flatten()
+        if not len(ends):
+            return self
+        length = int(ends[0])
+        if self.verdicts is None:
+            return Rollout(self.points[:length], self.scores[:length], None, self.stopped)
+        return Rollout(self.points[:length], self.scores[:length], self.verdicts[: length + 1], True)
 
 
 @dataclass(frozen=True)
@@ -61,16 +77,18 @@ def roll_out(
     marks = torch.zeros(batch, 0, 2, device=device)
     scores = torch.zeros(batch, 0, device=device)
     length = torch.zeros(batch, dtype=torch.int64, device=device)
-    done = torch.zeros(batch, device=device)
+    verdicts = torch.zeros(batch, 0, device=device)
     stopped = torch.zeros(batch, dtype=torch.bool, device=device)
     for step in range(int(limit.max()) + 1):
         made = marks[active]
         out = net.decode(grid, active, made, torch.full_like(active, step))
         assert not isinstance(out, Proposals)
         pick = _pick(out, made * scale, scale, min_distance)
-        ends = pick.repeats | (1 - pick.score > stop)
-        done[active], stopped[active] = pick.done, ends
-        goes_on = ~ends & (step < limit[active])
+        says = 1 - pick.score > stop
+        stopped[active] = says
+        verdicts = torch.cat([verdicts, verdicts.new_zeros(batch, 1)], dim=1)
+        verdicts[active, step] = pick.done
+        goes_on = ~says & ~pick.repeats & (step < limit[active])
         active = active[goes_on]
         if not len(active):
             break
@@ -79,7 +97,7 @@ def roll_out(
         marks, scores = torch.cat([marks, point], dim=1), torch.cat([scores, score], dim=1)
         length[active] += 1
     return [
-        Rollout(marks[i, :n].cpu(), scores[i, :n].cpu(), float(done[i]), bool(stopped[i]))
+        Rollout(marks[i, :n].cpu(), scores[i, :n].cpu(), verdicts[i, : n + 1].cpu(), bool(stopped[i]))
         for i, n in enumerate(length.tolist())
     ]
 
@@ -111,12 +129,24 @@ def _distance(points: Tensor, made: Tensor) -> Tensor:
     return torch.cdist(points, made).amin(2)
 
 
-def keep(out: Proposals, scale: Tensor, min_distance: float, threshold: float = 0.5) -> list[Rollout]:
-    """Proposals above ``threshold``, best first; of two nearer than ``min_distance`` px the better one."""
+def proposals(net: PointNet, grid: Grid) -> Proposals:
+    """Of a one-shot head, for the images of a grid."""
+    images, device = len(grid.keys), grid.keys.device
+    image = torch.arange(images, device=device)
+    out = net.decode(grid, image, torch.zeros(images, 0, 2, device=device), torch.zeros_like(image))
+    assert isinstance(out, Proposals)
+    return out
+
+
+def keep(out: Proposals, scale: Tensor, *, stop: float, min_distance: float) -> list[Rollout]:
+    """Proposals that are no object with at most the probability ``stop``, best first.
+
+    Of two nearer than ``min_distance`` px the better one stays.
+    """
     found = []
     for logits, places in zip(out.logits.detach(), out.places.detach(), strict=True):
         scores = logits.sigmoid()
-        chosen = (scores > threshold).nonzero().flatten()
+        chosen = (1 - scores <= stop).nonzero().flatten()
         chosen = chosen[scores[chosen].argsort(descending=True, stable=True)].cpu()
         kept = suppress_duplicates((places[chosen] * scale).cpu(), min_distance)
         chosen = chosen[kept]

@@ -119,20 +119,31 @@ class OwnMarks:
     objects: Tensor
 
     @classmethod
-    def matched(cls, points: Tensor, truth: Tensor, scale: Tensor, radius: float) -> OwnMarks:
-        """Match marks with objects within ``radius`` px; ``scale``: (width, height) of the input in px.
+    def matched(
+        cls, points: Tensor, truth: Tensor, scale: Tensor, radius: float, reach: Tensor | None = None
+    ) -> OwnMarks:
+        """Match marks with objects; ``scale``: (width, height) of the input in px.
 
-        Each mark in turn hits the nearest object that no earlier one hit: what the first marks hit does
-        not depend on later ones, since states end anywhere among them.
+        Each mark in turn hits the nearest object if that lies within its ``reach`` [N] px and no earlier
+        mark hit it: a mark anywhere on an object is about that one, or it would be learnt to mark it
+        again. Otherwise it hits the nearest that no earlier one hit within ``radius`` px. What the first
+        marks hit does not depend on later ones, since states end anywhere among them.
         """
         objects = torch.full((len(points),), -1, dtype=torch.int64)
+        if not len(truth):
+            return cls(points, objects)
         distance = torch.cdist((points * scale).double(), (truth * scale).double())
-        distance = distance.masked_fill(distance > radius, torch.inf)
-        for row in range(len(points) if len(truth) else 0):
-            nearest = int(distance[row].argmin())
-            if distance[row, nearest] <= radius:
-                objects[row] = nearest
-                distance[:, nearest] = torch.inf
+        reach = distance.new_full((len(truth),), radius) if reach is None else reach.to(distance)
+        free = torch.ones(len(truth), dtype=torch.bool)
+        for row, away in enumerate(distance):
+            nearest = int(away.argmin())
+            if not free[nearest] or away[nearest] > reach[nearest].clamp(min=radius):
+                away = away.masked_fill(~free, torch.inf)
+                nearest = int(away.argmin())
+                if away[nearest] > radius:
+                    continue
+            objects[row] = nearest
+            free[nearest] = False
         return cls(points, objects)
 
 
@@ -143,6 +154,7 @@ def draw(
     image: int,
     *,
     own: OwnMarks | None = None,
+    own_share: float | None = None,
     generator: torch.Generator | None = None,
 ) -> list[State]:
     """States of one image, on the CPU.
@@ -153,11 +165,14 @@ def draw(
         scale: (width, height) of the network input in px, float [2].
         image: row in the batch.
         own: marks of the model's own, for the first ``own_share`` of the states.
+        own_share: None: the policy's.
         generator: None: the global one.
     """
     count = len(truth)
     numbers = ops.sample_k(count, policy.sampling, policy.mode, policy.states, generator).tolist()
-    borrowed = round(policy.own_share * policy.states) if own is not None else 0
+    borrowed = 0
+    if own is not None:
+        borrowed = round((policy.own_share if own_share is None else own_share) * policy.states)
     states = []
     for place, k in enumerate(numbers):
         if own is not None and place < borrowed:
@@ -194,14 +209,14 @@ def _true_marks(
 
 
 def _own_marks(own: OwnMarks, k: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """The model's first marks, as many as hit k objects (all of them where it never hits so many).
+    """The model's first marks, as many as hit k objects, or as many as it ever hits and none beyond them.
 
     Half of the time as few as possible: a rollout comes there before it makes further, wrong marks, which
     would otherwise make the state in which it has to stop the rarer one.
     """
     reached = torch.cat([torch.zeros(1, dtype=torch.int64), (own.objects >= 0).cumsum(0)])
     fitting = (reached == k).nonzero().flatten()
-    length = len(own.points)
+    length = int(reached.argmax())
     if len(fitting):
         place = torch.randint(2 * len(fitting), (1,), generator=generator)
         length = int(fitting[place % len(fitting) * (place >= len(fitting))])
