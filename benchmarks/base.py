@@ -28,7 +28,6 @@ from typing import Any
 from benchmarks import classical, harness
 from benchmarks.figures import Result, best_rate, derived, drops, named, over_seeds, pick
 from benchmarks.programs import NotFinished, Programs, relative, snapshot
-from maskwell.data.convert import convert
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "base"
 METRICS = ("map", "map_50", "map_75", "pmf1", "il_mcc", "cgf1")
@@ -156,7 +155,7 @@ class Bench:
         """Blood cells in boxes: the base, and LoRA at the rate that is best on nuclei."""
         data = self.programs.folder / "bccd"
         root = f"data.root={relative(data)}"
-        self.programs.cell({"convert": "bccd"}, lambda: _convert_bccd(data))
+        self.programs.cell({"convert": "bccd"}, lambda: {"folder": relative(harness.blood_cells(data))})
         before = self.programs.score("bccd", None, root, *BLOOD_BASE, *BLOOD_SCORED, *BOXES)
         rate, _ = self._best("lora")
         training = self._train("bccd_lora", *BLOOD, f"optim.lr={rate}", root)
@@ -292,15 +291,6 @@ def collect(bench: Bench, studies: Sequence[str]) -> tuple[Result, list[str]]:
         except NotFinished:
             missing.append(name)
     return figures | derived(figures), missing
-
-
-def _convert_bccd(target: Path) -> Result:
-    source = harness.real_data("bccd")
-    if source is None:
-        raise SystemExit("MASKWELL_DATA does not lead to a folder that holds bccd/.")
-    if not target.exists():
-        convert("voc", source, target, link=True)
-    return {}
 
 
 def _latency(base: Path) -> Result:

@@ -28,13 +28,16 @@ def paired_difference(first: Sequence[float], second: Sequence[float], metric: s
 
 
 def over_seeds(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Mean and standard deviation of every metric; of map_50 also the least and that of each seed."""
+    """Mean of every metric, and from two seeds on its standard deviation, and map_50's least and each."""
     shared = set.intersection(*(set(score) for score in scores.values()))
     figures: dict[str, float] = {}
     for name in sorted(shared):
         values = [score[name] for score in scores.values()]
         figures[name] = statistics.mean(values)
-        figures[f"{name}.std"] = statistics.stdev(values)
+        if len(values) > 1:
+            figures[f"{name}.std"] = statistics.stdev(values)
+    if len(scores) == 1 or "map_50" not in shared:
+        return figures
     figures["map_50.min"] = min(score["map_50"] for score in scores.values())
     return figures | {f"map_50.seed_{seed}": score["map_50"] for seed, score in scores.items()}
 

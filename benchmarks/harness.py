@@ -252,6 +252,22 @@ def real_data(name: str) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
+def blood_cells(target: Path = ROOT / "runs" / "data" / "bccd") -> Path:
+    """BCCD in COCO form, written to ``target`` where it is not there yet.
+
+    Raises:
+        SystemExit: MASKWELL_DATA leads to no bccd.
+    """
+    from maskwell.data.convert import convert
+
+    source = real_data("bccd")
+    if source is None:
+        raise SystemExit("Set MASKWELL_DATA to the folder that holds bccd/.")
+    if not target.exists():
+        convert("voc", source, target, link=True)
+    return target
+
+
 def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested figures with dotted names."""
     result: dict[str, Any] = {}

@@ -71,30 +71,47 @@ def snapshot(base: str, runs: Path) -> Base:
 class Programs:
     """Starts the programs, or looks up what earlier starts gave.
 
-    ``works``: False where missing cells are an error instead of work.
+    ``base``: None where each configuration names its own. ``works``: False where missing cells are an error
+    instead of work.
     """
 
-    base: Base
+    base: Base | None
     folder: Path
     cells: harness.Cells
     works: bool = True
 
-    def train(self, name: str, *overrides: str) -> Result:
-        """One training: its folder, what it reached on val and what it cost."""
-        arguments = [f"model.base={relative(self.base.folder)}", *overrides]
+    def train(
+        self,
+        name: str,
+        *overrides: str,
+        start: Result | None = None,
+        read: Callable[[Path], Result] | None = None,
+    ) -> Result:
+        """One training: its folder, what it cost, and what ``read`` finds there.
+
+        Args:
+            name: of the cell.
+            overrides: of the configuration.
+            start: the training whose weights it starts from.
+            read: of the run folder; None: what was reached on val, and how much of the base was trained.
+        """
+        arguments = [*self._of_base(), *overrides]
         recipe = recipe_of("train", *arguments)
         folder = self.folder / f"{name}-{recipe}"
-        key = {"base": self.base.hash, "train": name, "recipe": recipe}
-        return self.cell(key, lambda: self._train(folder, arguments))
+        key = {**self._key(), "train": name, "recipe": recipe}
+        if start is not None:  # which weights is no part of the recipe
+            key["of"] = start["folder"]
+            arguments.append(f"init_from={start['folder']}")
+        return self.cell(key, lambda: {**training(folder, arguments), **(read or self._reached)(folder)})
 
     def score(self, name: str, training: Result | None, *overrides: str) -> Result:
         """Metrics of a training's best checkpoint, or of the base alone, by ``evaluate.py``."""
         folder = training["folder"] if training else None
-        model = f"ckpt={folder}" if folder else f"model.base={relative(self.base.folder)}"
-        recipe = recipe_of("evaluate", model, *overrides)
+        model = [f"ckpt={folder}"] if folder else self._of_base()
+        recipe = recipe_of("evaluate", *model, *overrides)
         output = self.folder / "scores" / f"{name}-{Path(folder or 'base').name}-{recipe}"
-        key = {"base": self.base.hash, "score": name, "of": folder, "recipe": recipe}
-        return self.cell(key, lambda: _score(output, [model, *overrides]))
+        key = {**self._key(), "score": name, "of": folder, "recipe": recipe}
+        return self.cell(key, lambda: _score(output, [*model, *overrides]))
 
     def cell(self, key: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> Result:
         """The result of a cell.
@@ -108,15 +125,19 @@ class Programs:
             raise NotFinished(json.dumps(dict(key)))
         return found
 
-    def _train(self, folder: Path, arguments: Sequence[str]) -> Result:
-        costs = training(folder, arguments)
+    def _key(self) -> dict[str, Any]:
+        return {} if self.base is None else {"base": self.base.hash}
+
+    def _of_base(self) -> list[str]:
+        return [] if self.base is None else [f"model.base={relative(self.base.folder)}"]
+
+    def _reached(self, folder: Path) -> Result:
+        reached = {"val_map_50": best_val((folder / "metrics.csv").read_text())}
+        if self.base is None:
+            return reached
         trained = _trained_parameters(folder)
-        return {
-            **costs,
-            "val_map_50": best_val((folder / "metrics.csv").read_text()),
-            "trainable_parameters": trained,
-            "trainable_share": trained / self.base.parameters,
-        }
+        share = trained / self.base.parameters
+        return {**reached, "trainable_parameters": trained, "trainable_share": share}
 
 
 def training(folder: Path, arguments: Sequence[str]) -> Result:
@@ -156,8 +177,19 @@ def training_arguments(folder: Path, arguments: Sequence[str], resumes: bool) ->
 
 def best_val(table: str, metric: str = "val/map_50") -> float:
     """The best value of a metric in the text of a run's metrics.csv."""
+    return max(logged(table, metric))
+
+
+def logged(table: str, name: str) -> list[float]:
+    """All values of a name in the text of a run's metrics.csv, in their order."""
     rows = csv.DictReader(table.splitlines())
-    return max(float(row[metric]) for row in rows if row.get(metric))
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def tested(folder: Path, column: str = "trained") -> Result:
+    """A run's metrics on the test split, if written: ``trained``, or ``base`` before its first step."""
+    scored: Result = json.loads((folder / "results.json").read_text()).get(column, {})
+    return {name: value for name, value in scored.items() if not name.startswith("loss")}
 
 
 def start(script: str, *arguments: str) -> None:

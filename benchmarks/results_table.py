@@ -221,7 +221,7 @@ GRIDS = (
         },
     ),
     Grid(
-        "What keeps a DETR stable: nuclei as boxes, two seeds",
+        "What keeps a DETR stable: nuclei as boxes, three seeds",
         "detr_recipe",
         {
             "stable": "the stable recipe",
@@ -234,7 +234,8 @@ GRIDS = (
             "earlier": "the earlier recipe: all of these",
         },
         {
-            "loss_spread": ("spread of batch loss", "{:.3f}"),
+            "loss_std": ("spread of batch loss", "{:.3f}"),
+            "loss_spread": ("relative", "{:.3f}"),
             "loss_jump": ("largest jump", "{:.2f}"),
             "map_50": ("mAP at .50", "{:.3f}"),
             "map": ("mAP", "{:.3f}"),

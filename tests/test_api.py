@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 import maskwell
 from maskwell import api
 from maskwell.data.cells import generate_cells
 from maskwell.errors import UserError
+from maskwell.restore import Restored
 from trained import Oracle, spots, trained_task, write_checkpoint, write_run
 
 PICTURE = generate_cells(0, 0, 0, 96).image
@@ -92,6 +94,13 @@ def test_tiles_answer_in_pixels_of_the_image() -> None:
     found = model.predict(spots((100, 140)), tile=48)
     assert found.count == 35 and found.prediction.size == (100, 140)
     assert torch.equal(found.masks.any(0), torch.from_numpy(spots((100, 140))[..., 0] > 128))
+
+
+def test_classes_of_models_without_prompts_keep_their_names() -> None:
+    cfg = OmegaConf.create({"data": {"prompts": {"rename": {"spot": "bright spot"}}}})
+    assert isinstance(cfg, DictConfig)
+    restored = Restored(Oracle(), cfg, ("spot", "stripe"), Path("best.ckpt"))
+    assert api.from_restored(restored, "cpu").phrases == ("spot", "stripe")
 
 
 def test_models_without_prompts_choose_among_their_classes() -> None:

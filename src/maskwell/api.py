@@ -309,6 +309,8 @@ def load(ckpt: str | Path, *, device: str | torch.device | None = None) -> Model
 def from_restored(restored: restore.Restored, device: str | torch.device | None = None) -> Model:
     """A model that asks for the categories it was trained with, under the names it was trained with."""
     task = restored.task.to(device or restore.best_device())
+    if not task.promptable:  # its classes have no other names: words are not asked of it
+        return Model(task, restored.categories)
     return Model(task, _phrases(restored.cfg, restored.categories))
 
 

@@ -64,6 +64,7 @@ def _train(run: session.Session) -> float | None:
     _check_overrides(task, run.origin)
     data = build.datamodule(cfg, task)
     _load_weights(task, run)
+    build.bind_data(data, task)  # a detector's weights bring the normalisation that they were trained with
     trainer = _trainer(run, task)
     session.begin(run)
     if runs.joined() is None:

@@ -48,6 +48,15 @@ def task(cfg: DictConfig) -> BaseTask:
 def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     """The data, in the geometry that ``built`` wants; tells the task its categories and optimiser."""
     data = _build(cfg.data, "data")
+    bind_data(data, built)
+    data.setup()
+    optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained
+    built.bind(categories=data.categories, optim=optim)
+    return data
+
+
+def bind_data(data: DataModule, built: BaseTask) -> None:
+    """Give the data what ``built`` wants to see; again where weights were loaded that want something else."""
     data.bind(
         built.input_spec,
         promptable=built.promptable,
@@ -55,10 +64,6 @@ def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
         unlabelled=built.needs_unlabelled,
         pointwise=built.pointwise,
     )
-    data.setup()
-    optim = _build(cfg.optim, "optim") if cfg.get("optim") else None  # none where nothing is trained
-    built.bind(categories=data.categories, optim=optim)
-    return data
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:

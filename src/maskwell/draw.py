@@ -116,7 +116,7 @@ def panel(
     shown = len(_kept(prediction, threshold))
     found = f"prediction: {shown}"
     if len(prediction.scores):
-        found += f" (score >= {threshold:g}; highest {prediction.scores.max().item():.2f})"
+        found += f" (score >= {threshold:.3g}; highest {prediction.scores.max().item():.2f})"
     headings = (f"truth: {len(truth.labels)}", found)
     if truth.semantic is not None:
         headings = ("truth", "prediction")

@@ -148,8 +148,7 @@ def _sample(task: BaseTask, request: Request, window: Window, index: int) -> Sam
 
 def _answers(task: BaseTask, samples: list[Sample]) -> Sequence[Prediction | Tensor]:
     """Of each window its detections, or its class probabilities [C, h, w]."""
-    spec = task.input_spec
-    batch = collate(samples, spec.multiple if spec.fit == "pad" else 1).to(task.device)
+    batch = collate(samples, **task.input_spec.padding).to(task.device)
     with torch.inference_mode():
         return _class_probabilities(task, batch) if task.semantic else task.predict_batch(batch)
 

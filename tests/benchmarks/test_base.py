@@ -74,7 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePrograms:
     started = FakePrograms()
     monkeypatch.setattr(programs, "start", started)
     monkeypatch.setenv("MASKWELL_DATA", str(tmp_path))
-    monkeypatch.setattr(base, "_convert_bccd", lambda target: {})
+    monkeypatch.setattr(harness, "blood_cells", lambda target: target)
     monkeypatch.setattr(base, "_latency", lambda folder: {"latency_ms": 12.0})
     monkeypatch.setattr(classical, "evaluate", lambda split: {"map_50": 0.66, "map_small": 0.3})
     return started

@@ -128,6 +128,25 @@ def test_predictions_of_other_batches_are_not_computed(tmp_path: Path) -> None:
     assert not (tmp_path / "panels" / "base.png").exists()
 
 
+def test_predictions_are_drawn_from_the_threshold_on_that_their_own_validation_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Choosing(Task):
+        threshold: float | None = None
+
+        def on_validation_epoch_end(self) -> None:
+            self.threshold = 0.1 * (self.iteration + 1)
+
+    drawn: list[float] = []
+    original = panels._panel
+    monkeypatch.setattr(panels, "_panel", lambda *a: (drawn.append(a[-1]), original(*a))[1])
+    trainer(tmp_path, Panels(1), max_epochs=2).fit(Choosing(), _loader(4), _loader())
+    assert drawn == pytest.approx([0.3, 0.3, 0.5])  # none is chosen yet; after 2 and 4 steps
+    drawn.clear()
+    trainer(tmp_path, Panels(1, threshold=0.7), max_epochs=1).fit(Choosing(), _loader(4), _loader())
+    assert drawn == [0.7, 0.7]
+
+
 def test_every_nth_validation(tmp_path: Path) -> None:
     _fit(tmp_path, Panels(1, every_n_validations=2, base=False), max_epochs=4)
     assert sorted(p.name for p in (tmp_path / "panels").iterdir()) == ["iter_000002.png", "iter_000006.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,24 @@ def test_padding_form_collates_images_of_different_sizes(tmp_path: Path) -> None
         back = sample.geometry.boxes_to_window(sample.boxes)
         torch.testing.assert_close(back, sample.truth.boxes, atol=1e-4, rtol=0)
         assert sample.masks.shape == (1, 64, 96) and sample.masks.sum() == 200
+
+
+def test_augmentation_uncovers_what_the_network_takes_for_the_mean(tmp_path: Path) -> None:
+    augment = Augmentation(scale=(0.5, 0.5), shift=0.0)
+    data = module(dataset(tmp_path), PAD, augment=augment)
+    assert data.dataset("train")[0].image[:, :3, :3].abs().max() < 0.01
+
+
+def test_small_images_are_padded_as_far_as_the_network_needs(tmp_path: Path) -> None:
+    spec = replace(PAD, min_side=96)
+    for num_workers in (0, 1):
+        data = module(dataset(tmp_path), spec, num_workers=num_workers)
+        batch = next(iter(data.val_dataloader()))
+        assert batch.images.shape[2:] == (96, 96)
+        sample = batch.samples[0]
+        assert sample.truth is not None
+        back = sample.geometry.boxes_to_window(sample.boxes)
+        torch.testing.assert_close(back, sample.truth.boxes, atol=1e-4, rtol=0)
 
 
 def test_limit_train_is_a_seeded_choice_of_training_images_alone(tmp_path: Path) -> None:

@@ -216,6 +216,17 @@ def test_a_free_zoom_shows_every_part_of_the_image_and_all_of_a_small_one() -> N
     assert (lowest < 3).all() and (highest > np.array([27, 17])).all()
 
 
+@pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)])
+def test_what_is_not_in_the_image_has_the_colour_that_is_asked_whatever_the_light(
+    mean: tuple[float, float, float],
+) -> None:
+    spec = InputSpec("pad", None, mean, (0.25, 0.25, 0.25))
+    for seed in range(8):
+        smaller = Augmentation((0.5, 0.5), 0.0, brightness=0.5, hue=0.1)(record(APART), seed, spec.mean)
+        corner = to_sample(smaller, spec).image[:, :2, :2]
+        assert corner.abs().max() < 0.01, "half a grey value of 255, normalised"
+
+
 def test_filled_up_pixels_become_the_mean_and_are_marked() -> None:
     spec = InputSpec("pad", None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert to_sample(plain(), spec).valid is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,19 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from maskwell.data.sample import Batch, Geometry, InputSpec, Prediction, Sample, collate
+import detr_small
+import points_small
+import s4gan_small
+from maskwell.data.sample import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Batch,
+    Geometry,
+    InputSpec,
+    Prediction,
+    Sample,
+    collate,
+)
 from maskwell.models.base import BaseTask, Stage, StepOutput
 from maskwell.models.optimisation import AdamWCosine
 
@@ -190,6 +203,12 @@ def test_iteration_survives_a_checkpoint(fitted: Fitted, tmp_path: Path) -> None
         resumed, loader(), loader(4), ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )
     assert resumed.iteration == 9
+
+
+@pytest.mark.parametrize("make", [detr_small.make_task, s4gan_small.make_task, points_small.make_task])
+def test_families_normalise_alike_from_one_place(make: Callable[[], BaseTask]) -> None:
+    spec = make().input_spec
+    assert spec.mean is IMAGENET_MEAN and spec.std is IMAGENET_STD
 
 
 def test_testing_is_logged_as_test(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,9 @@ from maskwell import draw
 from maskwell.callbacks.clock import iteration
 from maskwell.callbacks.pictures import Pictures, share, window_image
 from maskwell.data.sample import Batch, InputSpec, Prediction, Prompt, Sample
+
+THRESHOLD = 0.3
+"""Least score that is drawn of a model that has chosen none."""
 
 
 class Panels(Pictures):
@@ -31,15 +35,21 @@ class Panels(Pictures):
         num_images: how many images are drawn.
         every_n_validations: draw at every n-th validation.
         base: draw what the model says before training too, as ``panels/base.png``.
-        threshold: predictions below this score are left out.
+        threshold: predictions below this score are left out; None: that which the model has chosen, at this
+            validation, else 0.3.
     """
 
     def __init__(
-        self, num_images: int = 4, every_n_validations: int = 1, base: bool = True, threshold: float = 0.3
+        self,
+        num_images: int = 4,
+        every_n_validations: int = 1,
+        base: bool = True,
+        threshold: float | None = None,
     ) -> None:
         super().__init__(num_images, every_n_validations, "panels")
         self.base = base
         self.threshold = threshold
+        self._waiting: list[Callable[[float], draw.Pixels]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         predict: Any = getattr(pl_module, "predict_batch", None)
@@ -67,7 +77,15 @@ class Panels(Pictures):
             if row < count:
                 image = window_image(batch.images[row], sample, spec)
                 caption = _caption(sample, prediction) if promptable else ""
-                self.pictures.append(_panel(image, sample, prediction, names, caption, self.threshold))
+                self._waiting.append(partial(_panel, image, sample, prediction, names, caption))
+
+    def publish(self, trainer: Trainer, name: str) -> None:
+        """Draw at the threshold, which is known when the validation has ended."""
+        chosen = getattr(trainer.lightning_module, "threshold", None)
+        threshold = next(value for value in (self.threshold, chosen, THRESHOLD) if value is not None)
+        waiting, self._waiting = self._waiting[: self.num_images], []
+        self.pictures = [draw_at(threshold) for draw_at in waiting]
+        super().publish(trainer, name)
 
 
 def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:

@@ -65,7 +65,7 @@ class Pictures(Callback):
             if count:
                 self.show(pl_module, batch, outputs, min(count, len(batch)))
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.publish(trainer, f"iter_{iteration(trainer, pl_module):06d}")
             self.validations += 1

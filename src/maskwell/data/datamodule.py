@@ -261,12 +261,11 @@ class DataModule(LightningDataModule):
         num_workers: int | None = None,
     ) -> DataLoader[Sample]:
         workers = self.num_workers if num_workers is None else num_workers
-        multiple = dataset.spec.multiple if dataset.spec.fit == "pad" else 1
         return BatchLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=partial(collate_samples, multiple=multiple),
+            collate_fn=partial(collate_samples, **dataset.spec.padding),
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_interrupt,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
@@ -297,6 +296,6 @@ def _ignore_interrupt(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def collate_samples(samples: list[Sample], multiple: int) -> Batch:
+def collate_samples(samples: list[Sample], **padding: int) -> Batch:
     """Picklable form of :func:`~maskwell.data.sample.collate` for worker processes."""
-    return collate(samples, multiple)
+    return collate(samples, **padding)

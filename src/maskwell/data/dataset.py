@@ -98,7 +98,8 @@ class SampleDataset(Dataset[Sample]):
         record = self.source.read(self.split, image, epoch, window)
         record = record.select((record.visible >= self.min_visible) | record.iscrowd)
         if self.augment is not None:
-            record = self.augment(record, int(rng.integers(2**32)))
+            # 0 once it is normalised, as the padding of batches
+            record = self.augment(record, int(rng.integers(2**32)), self.spec.mean)
         sample = to_sample(record, self.spec, self.pointwise)
         truth = None if self.training else truth_of(record, self.pointwise)
         return replace(sample, prompts=self._prompts(record, rng), truth=truth)

@@ -26,6 +26,12 @@ from maskwell.ops.masks import Rle as Rle
 IGNORE = 255
 """Semantic label of pixels that count nowhere."""
 
+Colour = tuple[float, float, float]
+"""Red, green, blue; of images whose values lie in [0, 1]."""
+
+IMAGENET_MEAN: Colour = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -34,19 +40,27 @@ class InputSpec:
     ``fit="square"`` resizes to ``size`` x ``size`` without keeping the aspect and pads nothing;
     ``fit="pad"`` scales the longer side down to ``size`` where it is larger (``None``: never), with
     ``enlarge`` also up to it where it is smaller, normalises, and pads with zeros, which is then the
-    mean, to a multiple of ``multiple``.
+    mean, to a multiple of ``multiple`` and to at least ``min_side``, px.
     """
 
     fit: Literal["square", "pad"]
     size: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
     multiple: int = 32
     enlarge: bool = False
+    min_side: int = 1
 
     def __post_init__(self) -> None:
         if (self.fit == "square" or self.enlarge) and self.size is None:
             raise ValueError('InputSpec(fit="square") and enlarge need a size in pixels.')
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """What :func:`collate` has to know of it."""
+        if self.fit == "square":
+            return {}
+        return {"multiple": self.multiple, "min_side": self.min_side}
 
 
 @dataclass(frozen=True)
@@ -272,15 +286,15 @@ class Batch:
         return replace(self, images=self.images.pin_memory())
 
 
-def collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
+def collate(samples: Sequence[Sample], multiple: int = 1, min_side: int = 1) -> Batch:
     """Stack samples, padding at the right and bottom to the largest height and width.
 
     Images must be normalised already, so that the padding value 0 is the mean. Boxes, points and
     geometry are rescaled to the padded input; masks and class maps are padded with False/255.
-    ``multiple``: height and width are rounded up to it.
+    ``multiple``: height and width, at least ``min_side``, are rounded up to it.
     """
-    height = _round_up(max(s.image.shape[1] for s in samples), multiple)
-    width = _round_up(max(s.image.shape[2] for s in samples), multiple)
+    height = _round_up(max(min_side, *(s.image.shape[1] for s in samples)), multiple)
+    width = _round_up(max(min_side, *(s.image.shape[2] for s in samples)), multiple)
     images = samples[0].image.new_zeros(len(samples), 3, height, width)
     pixel_mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
     padded = []

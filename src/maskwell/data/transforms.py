@@ -16,7 +16,7 @@ from albumentations.augmentations.geometric import functional as geometry
 from numpy.typing import NDArray
 
 from maskwell.data.instances import InstanceMasks
-from maskwell.data.sample import IGNORE, Geometry, InputSpec, Sample
+from maskwell.data.sample import IGNORE, Colour, Geometry, InputSpec, Sample
 from maskwell.data.source import Record
 
 _PIXEL_CENTRE = np.float32(0.5)
@@ -62,10 +62,10 @@ class RandomZoom(A.Affine):
 
 
 class Augmentation:
-    """Seeded random scale and shift, flips, quarter turns and colour, the same for all of a record.
+    """Seeded random colour, scale and shift, flips and quarter turns, the same for all of a record.
 
     Args:
-        scale: range of the zoom; above 1 crops, below 1 pads with black.
+        scale: range of the zoom; above 1 crops, below 1 shows what is not in the image.
         shift: largest move as a share of the side; None for as far as the zoom allows, which shows every
             part of an image equally often.
         hflip: probability; ``vflip``: probability; ``rotate90``: probability of a random quarter turn.
@@ -89,6 +89,9 @@ class Augmentation:
     ) -> None:
         self.min_visible = min_visible
         steps: list[Any] = []
+        if max(brightness, contrast, saturation, hue) > 0:  # first: what is uncovered keeps its colour
+            around = [(1 - amount, 1 + amount) for amount in (brightness, contrast, saturation)]
+            steps.append(A.ColorJitter(*around, hue=(-hue, hue), p=0.8))
         if shift is None:
             steps.append(RandomZoom((float(scale[0]), float(scale[1]))))
         elif tuple(scale) != (1, 1) or shift > 0:
@@ -103,9 +106,7 @@ class Augmentation:
                 )
             )
         steps += [A.HorizontalFlip(p=hflip), A.VerticalFlip(p=vflip), A.RandomRotate90(p=rotate90)]
-        if max(brightness, contrast, saturation, hue) > 0:
-            around = [(1 - amount, 1 + amount) for amount in (brightness, contrast, saturation)]
-            steps.append(A.ColorJitter(*around, hue=(-hue, hue), p=0.8))
+        self._moves = [step for step in steps if isinstance(step, A.Affine)]
         self._compose = A.Compose(
             steps,
             additional_targets={"semantic": "mask", "valid": "mask"},
@@ -114,9 +115,17 @@ class Augmentation:
             save_applied_params=True,
         )
 
-    def __call__(self, record: Record, seed: int) -> Record:
-        """A new record; the result is a function of ``record`` and ``seed`` alone."""
+    def __call__(self, record: Record, seed: int, outside: Colour = (0.0, 0.0, 0.0)) -> Record:
+        """A new record, a function of the arguments alone.
+
+        Args:
+            record: is not changed.
+            seed: of all random choices.
+            outside: colour of what is not in the image.
+        """
         self._compose.set_random_seed(seed % 2**32)
+        for move in self._moves:
+            move.fill = tuple(round(255 * value) for value in outside)
         out = self._compose(**_targets(record))
         changed = replace(record, image=out["image"])
         if record.semantic is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -221,10 +222,35 @@ def test_answers_are_sorted_and_suppressed_within_a_class_where_asked() -> None:
     torch.testing.assert_close(single.boxes[0], torch.tensor([1.0, 1.0, 5.0, 5.0]))
 
 
-def test_images_too_small_for_the_queries_are_a_sentence() -> None:
-    task = make_task(queries=100).eval()
-    with pytest.raises(UserError, match=r"32 x 32 px .* 21 places for 100 queries"):
-        task.predict_batch(collate([replace(sample(0, 0), image=torch.zeros(3, 32, 32))], 32))
+@pytest.mark.parametrize(("architecture", "side"), [("rt_detr_v2", 96), ("rf_detr", 160), ("detr", 32)])
+def test_small_images_get_a_place_for_every_query(architecture: str, side: int) -> None:
+    """32 x 32 px are 21 places for RT-DETR v2: its choice among them would stop the run."""
+    task = make_task(architecture, queries=100)
+    content = collate([sample(1, 0, (32, 32)), sample(0, 1, (20, 32))], **task.input_spec.padding)
+    assert content.images.shape[2:] == (side, side)
+    assert bool(task.step(content, "train").loss.isfinite())
+    task.eval()
+    truth = content.samples[0].truth
+    assert truth is not None
+    back = content.samples[0].geometry.boxes_to_window(content.samples[0].boxes)
+    torch.testing.assert_close(back, truth.boxes, atol=1e-3, rtol=0)
+    assert [answer.size for answer in task.predict_batch(content)] == [(32, 32), (20, 32)]
+
+
+def test_a_checkpoint_keeps_the_normalisation_of_its_base(tmp_path: Path) -> None:
+    make_task().net.model.save_pretrained(str(tmp_path))
+    told = tmp_path / "preprocessor_config.json"
+    told.write_text(json.dumps({"do_normalize": False}))
+    task = make_task(base=str(tmp_path), queries=None, recipe=replace(FAST, padding="zero"))
+    content = collate([sample(1, 0, (64, 64)), sample(1, 1, (64, 96))], 32)
+    images, _ = task._inputs(content)
+    assert float(images[0, :, :, 64:].abs().max()) == 0, "black is 0 where nothing is normalised"
+    kept = checkpoint_of(task)
+    told.unlink()  # the base is gone or has changed
+    for again in (make_task(base=str(tmp_path), queries=None), make_task(), Detr(base="nowhere/found")):
+        again.on_load_checkpoint(kept)
+        assert again.input_spec.mean == (0, 0, 0) and again.input_spec.std == (1, 1, 1)
+    assert make_task().adopt(kept)["normalisation"] == kept["normalisation"]
 
 
 def test_more_objects_than_queries_are_told() -> None:

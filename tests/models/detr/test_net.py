@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from detr_small import batch, make_task, targets
+from maskwell.data.sample import IMAGENET_MEAN, IMAGENET_STD
+from maskwell.data.transforms import network_image
 from maskwell.errors import UserError
 from maskwell.models.detr import base_model
 from maskwell.models.detr.module import Detr
@@ -113,6 +116,54 @@ def test_a_directory_in_hub_layout_is_a_base_and_keeps_all_but_the_class_layers(
     kept = [name for name in loaded if not base_model.counts_classes(name)]
     assert all(torch.equal(loaded[name], original[name]) for name in kept)
     assert float(loaded["class_embed.0.bias"].max()) == pytest.approx(-4.595, abs=1e-2)
+
+
+def saved(folder: Path, **told: object) -> Path:
+    """A base in Hub layout whose preprocessor says what is ``told``; nothing where that is nothing."""
+    base_model.build(base_model.read_config("small", "rt_detr_v2", 20), 2, seed=1).save_pretrained(
+        str(folder)
+    )
+    if told:
+        (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    return folder
+
+
+HALF = [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("told", "mean", "std"),
+    [
+        ({}, IMAGENET_MEAN, IMAGENET_STD),
+        ({"do_normalize": False, "image_mean": HALF, "image_std": HALF}, (0, 0, 0), (1, 1, 1)),
+        ({"do_rescale": True, "rescale_factor": 1 / 255}, (0, 0, 0), (1, 1, 1)),  # RT-DETR's default
+        ({"do_normalize": True, "image_mean": HALF, "image_std": [0.25] * 3}, (0.5,) * 3, (0.25,) * 3),
+        ({"do_rescale": False, "do_normalize": False}, (0, 0, 0), (1 / 255,) * 3),
+        (
+            {"do_rescale": False, "do_normalize": True, "image_mean": [51.0] * 3, "image_std": [102.0] * 3},
+            (0.2,) * 3,
+            (0.4,) * 3,
+        ),
+    ],
+)
+def test_a_base_gets_the_input_it_was_trained_on(
+    told: dict[str, object], mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path
+) -> None:
+    spec = Detr(base=str(saved(tmp_path, **told))).input_spec
+    assert spec.mean == pytest.approx(mean) and spec.std == pytest.approx(std)
+    pixels = np.full((40, 40, 3), 51, np.uint8)
+    wanted = 51 * (told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1)  # type: ignore[operator]
+    if told.get("do_normalize", not told):
+        values = [told.get(f"image_{name}", found) for name, found in (("mean", mean), ("std", std))]
+        wanted = (wanted - np.array(values[0])) / np.array(values[1])
+    np.testing.assert_allclose(network_image(pixels, spec)[:, 0, 0], np.broadcast_to(wanted, 3), rtol=1e-4)
+
+
+def test_a_preprocessor_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"preprocessor_config\.json cannot be read"):
+        _ = Detr(base=str(folder)).input_spec
 
 
 def test_loaded_weights_keep_what_upstream_keeps_frozen(tmp_path: Path) -> None:

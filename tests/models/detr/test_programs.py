@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 
 from maskwell import app, checkpoint, compose
+from maskwell.data.sample import Batch
 from maskwell.errors import UserError
+from maskwell.models.base import Stage, StepOutput
+from maskwell.models.detr.module import Detr
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +105,28 @@ def test_generated_scenes_are_a_start_for_other_classes(root: Path) -> None:
         == 3
         != before["net.model.class_embed.0.weight"].shape[0]
     )
+
+
+def test_a_run_that_starts_from_weights_sees_what_they_were_trained_on(
+    run: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so does one that resumes: the data was bound before the weights were read."""
+    content = checkpoint.read(run / "checkpoints" / "last.ckpt")
+    checkpoint.write({**content, "normalisation": [[0.0] * 3, [1.0] * 3]}, tmp_path / "raw.ckpt")
+    seen: list[torch.Tensor] = []
+    step = Detr.step
+
+    def watched(task: Detr, batch: Batch, stage: Stage) -> StepOutput:
+        seen.append(batch.images)
+        return step(task, batch, stage)
+
+    monkeypatch.setattr(Detr, "step", watched)
+    train(root, *SMALL, f"init_from={tmp_path / 'raw.ckpt'}", "trainer.max_steps=1", "test=false")
+    assert seen and all(float(images.min()) >= 0 and float(images.max()) <= 1 for images in seen)
+    seen.clear()
+    resumed = [*MODEL, f"paths.runs={root}", f"ckpt_path={tmp_path / 'raw.ckpt'}"]
+    app.train(*compose.compose("train", [*resumed, "trainer.max_epochs=3", "test=false"]))
+    assert seen and all(float(images.min()) >= 0 and float(images.max()) <= 1 for images in seen)
 
 
 def test_evaluate_writes_coco_results_and_the_confusion(run: Path, tmp_path: Path) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForObjectDetection, ImageProcessingMixin, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from maskwell.data.sample import IMAGENET_MEAN, IMAGENET_STD, Colour
 from maskwell.errors import UserError, nearest
 from maskwell.models.detr.small import counts_classes as counts_classes
 from maskwell.models.detr.small import initialise, release_backbone, small_config
 
 KINDS = ("rt_detr_v2", "detr", "conditional_detr", "deformable_detr", "rf_detr")
 SMALL = "small"
+PREPROCESSOR = "preprocessor_config.json"
+"""What a base says of the images that it was trained on."""
 
 PRIOR = 0.01
 """Score of every class of a fresh head."""
@@ -95,15 +100,55 @@ def multiple_of(config: PreTrainedConfig) -> int:
     return 32
 
 
-def proposals(config: PreTrainedConfig, height: int, width: int) -> int | None:
-    """Places of an input, in px, from which queries are chosen; None where they are learnt."""
+def min_side(config: PreTrainedConfig) -> int:
+    """Side of the smallest square input with a place for each query, px; 1 where queries need none."""
     if config.model_type == "rt_detr_v2":
-        strides: Any = config.feat_strides
-        return sum((height // stride) * (width // stride) for stride in strides)
-    if config.model_type == "rf_detr":
-        patch = int(config.backbone_config.patch_size)
-        return (height // patch) * (width // patch)
-    return None
+        more: Any = config.feat_strides
+        strides = [int(stride) for stride in more]
+    elif config.model_type == "rf_detr":
+        backbone: Any = config.backbone_config
+        strides = [int(backbone.patch_size)]
+    else:
+        return 1
+    step = multiple_of(config)
+    wanted: Any = config.num_queries
+    return next(
+        side
+        for side in itertools.count(step, step)
+        if sum((side // stride) ** 2 for stride in strides) >= wanted
+    )
+
+
+def normalisation(base: str, config: PreTrainedConfig) -> tuple[Colour, Colour]:
+    """Mean and standard deviation, of values in [0, 1], of the input that ``base`` was trained on.
+
+    ImageNet's where it has no preprocessor_config.json; fresh weights get those too.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if base == SMALL:
+        return IMAGENET_MEAN, IMAGENET_STD
+    name = _folder(base)
+    local = Path(name).is_dir()
+    if local and not (Path(name) / PREPROCESSOR).exists():
+        return IMAGENET_MEAN, IMAGENET_STD
+    try:
+        told, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    except (OSError, ValueError) as error:
+        if not local:  # its configuration was found: it has no such file
+            return IMAGENET_MEAN, IMAGENET_STD
+        raise UserError(f"model.base={base}: its {PREPROCESSOR} cannot be read.") from error
+    white = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 255.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if told.get("do_normalize", config.model_type != "rt_detr_v2"):  # RT-DETR's default is not to
+        mean, std = told.get("image_mean", IMAGENET_MEAN), told.get("image_std", IMAGENET_STD)
+    return _colour(value / white for value in mean), _colour(value / white for value in std)
+
+
+def _colour(values: Iterable[float]) -> Colour:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _read(base: str) -> PreTrainedConfig:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from maskwell.data.sample import Batch, InputSpec, Prediction
+from maskwell.data.sample import IMAGENET_MEAN, IMAGENET_STD, Batch, Colour, InputSpec, Prediction
 from maskwell.errors import UserError
 from maskwell.metrics.detection import BACKGROUND, DetectionScores
 from maskwell.models.base import BaseTask, OptimiserFactory, Stage, StepOutput
@@ -21,9 +21,6 @@ from maskwell.models.detr.net import Detector, DetectorOutputs, Target
 from maskwell.models.detr.recipe import Recipe
 from maskwell.models.teacher import Teacher, with_teacher
 from maskwell.ops import boxes as box_ops
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DEFAULT_THRESHOLD = 0.3
 """Score of a detection before validation has chosen one."""
@@ -87,10 +84,20 @@ class Detr(BaseTask):
         return base_model.read_config(self.base, self.architecture, self.queries)
 
     @cached_property
+    def normalisation(self) -> tuple[Colour, Colour]:
+        """Mean and standard deviation of the input, those that the weights were trained with."""
+        return base_model.normalisation(self.base, self.config)
+
+    @property
     def input_spec(self) -> InputSpec:  # type: ignore[override]
-        """Scaled down, normalised, padded with the mean."""
-        multiple = base_model.multiple_of(self.config)
-        return InputSpec("pad", self.image_size, IMAGENET_MEAN, IMAGENET_STD, multiple)
+        """Scaled down, normalised, padded until there is a place for each query."""
+        return InputSpec(
+            "pad",
+            self.image_size,
+            *self.normalisation,
+            multiple=base_model.multiple_of(self.config),
+            min_side=base_model.min_side(self.config),
+        )
 
     def bind(self, *, categories: Sequence[str], optim: OptimiserFactory | None = None) -> None:
         """Take the class names and build the network; the optimiser is the recipe's.
@@ -146,15 +153,9 @@ class Detr(BaseTask):
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and pixel mask as the recipe wants them."""
         images, mask = batch.images, batch.pixel_mask
-        cells = base_model.proposals(self.config, images.shape[-2], images.shape[-1])
-        if cells is not None and cells < self.config.num_queries:
-            raise UserError(
-                f"Images of {images.shape[-1]} x {images.shape[-2]} px (padded) have {cells} places for "
-                f"{self.config.num_queries} queries: enlarge them, or train with model.queries={cells}."
-            )
+        mean, std = (images.new_tensor(values) for values in self.normalisation)
         if self.recipe.padding == "zero":
-            black = images.new_tensor(IMAGENET_MEAN) / images.new_tensor(IMAGENET_STD)
-            images = torch.where(mask[:, None], images, -black[:, None, None])
+            images = torch.where(mask[:, None], images, (-mean / std)[:, None, None])
         return images, mask if self.recipe.pixel_mask else torch.ones_like(mask)
 
     def _frame(self, batch: Batch) -> Tensor:
@@ -236,9 +237,10 @@ class Detr(BaseTask):
         return adopted
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture, so that no base is needed to predict, and the score threshold."""
+        """Add architecture and normalisation, so that no base is needed to predict, and the threshold."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["network"] = base_model.to_json(self.config)
+        checkpoint["normalisation"] = [list(values) for values in self.normalisation]
         checkpoint["threshold"] = self.threshold
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -258,6 +260,8 @@ class Detr(BaseTask):
             self.__dict__["config"] = base_model.from_json(checkpoint["network"])
             self._build(len(known), load=False)
             self.categories = known
+        mean, std = checkpoint.get("normalisation", (IMAGENET_MEAN, IMAGENET_STD))
+        self.__dict__["normalisation"] = tuple(mean), tuple(std)
         if "threshold" in checkpoint:
             self.threshold = float(checkpoint["threshold"])
 

@@ -11,7 +11,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from maskwell.data.sample import Batch, InputSpec, MarkedState, Prediction, Sample
+from maskwell.data.sample import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Batch,
+    InputSpec,
+    MarkedState,
+    Prediction,
+    Sample,
+)
 from maskwell.errors import UserError
 from maskwell.metrics.point_stop import STOPS
 from maskwell.metrics.points import RELATIVE
@@ -27,9 +35,6 @@ from maskwell.models.points.scoring import Scoring, examples, prediction
 from maskwell.models.points.states import ROW_HEIGHT, MarkNoise, Order, OwnMarks, Policy, State
 from maskwell.models.teacher import Teacher, with_teacher
 from maskwell.ops.points import Mode, Sampling
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 NEVER = 2.0
 """A probability that is never reached."""

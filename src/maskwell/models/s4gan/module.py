@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskwell.data.sample import Batch, InputSpec, Prediction
+from maskwell.data.sample import IMAGENET_MEAN, IMAGENET_STD, Batch, InputSpec, Prediction
 from maskwell.errors import UserError
 from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models import backbone as backbones
@@ -22,9 +22,6 @@ from maskwell.models.s4gan.recipe import Recipe
 from maskwell.models.s4gan.tally import PseudoTally
 from maskwell.models.teacher import Teacher
 from maskwell.ops.class_maps import to_window
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class S4Gan(BaseTask):
