@@ -27,6 +27,50 @@ def test_untrusted_targets_are_refused(target: str) -> None:
         build._build(node(_target_=target), "callbacks.mine")
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "maskwell.callbacks.run_record.subprocess.run",  # what a trusted module has imported
+        "maskwell.models.sam_lora.module.torch.load",
+        "maskwell.callbacks.adapter_checkpoint.shutil.rmtree",
+        "maskwell.data.kinds.UserError",
+        "maskwell.callbacks.run_record.git_state",  # a function: runs git in a folder
+        "maskwell.models.sam_lora.base_model.load_base",
+        "maskwell.callbacks.run_record.json.dumps.__globals__",
+        "lightning.pytorch.cli.LightningCLI",
+        "lightning.pytorch.LightningModule.load_from_checkpoint",
+        "lightning.pytorch.core.saving.torch.hub.load",
+        "torch.nn.modules.module.functools.partial",
+        "torch.nn.init.normal_",
+        "torch.optim.swa_utils.torch.load",
+        "torchmetrics.functional.accuracy",
+    ],
+)
+def test_trusted_packages_are_no_way_round(target: str) -> None:
+    with pytest.raises(UserError, match=r"no kind of thing|outside the packages|cannot be imported"):
+        build._build(node(_target_=target), "callbacks.mine")
+
+
+@pytest.mark.parametrize("target", [3, ["os.system"], {"a": 1}, ""])
+def test_a_target_is_a_name(target: Any) -> None:
+    with pytest.raises(UserError, match=r"_target_"):
+        build.check_node(node(_target_=target, command="true"), "callbacks.mine")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.optim.AdamW",
+        "torch.nn.GroupNorm",
+        "torchmetrics.MeanMetric",
+        "lightning.pytorch.callbacks.Timer",
+        "lightning.pytorch.loggers.CSVLogger",
+    ],
+)
+def test_parts_of_the_libraries_may_be_built(target: str) -> None:
+    assert build.parameters(target, "x") is None or build.parameters(target, "x")
+
+
 def test_untrusted_target_deep_inside_is_refused() -> None:
     inner = {"_target_": "os.system", "command": "true"}
     with pytest.raises(UserError, match=r"trainer\.callbacks\[0\]\._target_ names 'os.system'"):
@@ -39,8 +83,10 @@ def test_unknown_argument_names_the_nearest() -> None:
 
 
 def test_missing_target_is_one_sentence() -> None:
-    with pytest.raises(UserError, match=r"optim\._target_: 'maskwell\.nothing\.Here' cannot be imported"):
-        build._build(node(_target_="maskwell.nothing.Here"), "optim")
+    with pytest.raises(
+        UserError, match=r"optim\._target_: 'maskwell\.models\.nothing\.Here' cannot be imported"
+    ):
+        build._build(node(_target_="maskwell.models.nothing.Here"), "optim")
 
 
 def test_errors_of_constructors() -> None:

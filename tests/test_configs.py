@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import get_object
+from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from maskwell import build, compose
@@ -33,9 +35,10 @@ def cfg_with(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Di
 def test_every_file_belongs_to_a_tested_group() -> None:
     tested = {"model", "data", "optim", "trainer", "callbacks", "logger", "health", "experiment", "debug"}
     roots = {"train", "evaluate", "predict"}
+    elsewhere = {"paths", "hydra", "sweep"}  # sweep: tests/test_sweep.py
     for file in CONF.rglob("*.yaml"):
         group = file.relative_to(CONF).parts[0]
-        assert group in tested | {"paths", "hydra"} or file.stem in roots, file
+        assert group in tested | elsewhere or file.stem in roots, file
 
 
 @pytest.mark.parametrize("choice", choices("experiment", "debug"))
@@ -60,16 +63,52 @@ def test_callbacks_loggers_and_monitor_build(
 @pytest.mark.parametrize("choice", choices("trainer", "debug"))
 def test_trainers_build(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "cpu_cores", lambda: 2)
-    if choice == "trainer=gpu":
-        with pytest.raises(build.UserError, match="no GPU"):
+    cfg = cfg_with(choice, tmp_path, monkeypatch)
+    if cfg.trainer.accelerator in ("gpu", "mps"):
+        with pytest.raises(build.UserError, match=r"sees no (Apple )?GPU here"):
             monkeypatch.setattr("torch.cuda.is_available", lambda: False)
             monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-            build.trainer(cfg_with(choice, tmp_path, monkeypatch))
+            build.trainer(cfg)
         return
-    cfg = cfg_with(choice, tmp_path, monkeypatch)
     cfg.trainer.accelerator = "cpu"
     trainer = build.trainer(cfg, logger=False)
     assert trainer.world_size == (2 if choice == "trainer=ddp" else 1)
+
+
+@pytest.mark.parametrize("choice", ["fsdp", "deepspeed"])
+def test_sharing_a_model_out_needs_cuda(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = cfg_with(f"trainer={choice}", tmp_path, monkeypatch)
+    cfg.trainer.accelerator, cfg.trainer.devices = "cpu", 1
+    with pytest.raises(build.UserError, match=rf"trainer.strategy={choice} needs CUDA GPUs"):
+        build.trainer(cfg)
+
+
+def test_fsdp_strategy_builds_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = build._build(cfg_with("trainer=fsdp", tmp_path, monkeypatch).trainer.strategy, "strategy")
+    assert isinstance(strategy, FSDPStrategy)
+    layers = torch.nn.Sequential(torch.nn.Linear(2000, 2000, bias=False), torch.nn.Linear(9, 9))
+    policy = strategy.kwargs["auto_wrap_policy"]
+    shared = [policy(module=layer, recurse=False, nonwrapped_numel=layer.weight.numel()) for layer in layers]
+    assert shared == [True, False]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("choice", ["ddp", "fsdp"])
+def test_trainers_of_gpus_build(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = cfg_with(f"trainer={choice}", tmp_path, monkeypatch)
+    cfg.trainer.sync_batchnorm = choice == "ddp"
+    assert build.trainer(cfg, logger=False).world_size == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "wanted"), [("auto", 1), ("-1", 1), (1, 1), (2, 2), ("2", 2), ([0, 1, 2], 3)]
+)
+def test_number_of_processes_on_the_cpu(
+    devices: object, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = cfg_with("trainer=cpu", tmp_path, monkeypatch)
+    cfg.trainer.devices = devices
+    assert build.processes(cfg) == wanted
 
 
 @pytest.mark.parametrize("choice", choices("data"))

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from maskwell import runs
@@ -124,3 +125,41 @@ def test_only_further_ranks_join(monkeypatch: pytest.MonkeyPatch, rank: str | No
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert (runs.joined() is not None) == joins
+
+
+@pytest.mark.parametrize("value", ["/runs/one", "/a run/(1)", "it's, so", "ä=[b]", "~x"])
+def test_values_as_overrides(value: str) -> None:
+    read = OverridesParser.create().parse_override(runs.override("paths.run_dir", value))
+    assert read.key_or_group == "paths.run_dir" and read.value() == value
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 1),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, 3),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"}, None),
+        ({"NODE_RANK": "1"}, 1),
+    ],
+)
+def test_ranks_of_launchers(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], rank: int | None
+) -> None:
+    names = (
+        "RANK",
+        "WORLD_SIZE",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "SLURM_JOB_NAME",
+        "NODE_RANK",
+        runs.RUN_DIR,
+    )
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert runs.launched() == rank
+    assert runs.is_first() == (rank in (None, 0))

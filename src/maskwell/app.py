@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from maskwell import build, checkpoint, plan, restore, results, runs, session
-from maskwell.callbacks.interrupt import GracefulInterrupt
+from maskwell.callbacks.interrupt import GracefulInterrupt, leaving_on_request
+from maskwell.callbacks.shelter import shelter_callback, shelter_logger
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
 from maskwell.data.layouts import Layout
@@ -41,20 +47,23 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
 
     Raises:
         UserError: bad input; a run folder made for it is removed again.
-        SystemExit: the run was stopped by Ctrl-C, after its checkpoint was written.
+        SystemExit: the run was stopped, by Ctrl-C (130) or a signal of a queue (75), after its checkpoint was
+            written.
     """
     _quiet()
+    _refuse_shared_process(cfg)
     if cfg.plan:
         plan.show(plan.measure(cfg))
         return None
-    run = session.start(cfg, origin or runs.Origin())
-    try:
-        return _train(run)
-    except UserError:
-        session.discard(run)
-        raise
-    finally:
-        session.finish()
+    with leaving_on_request():
+        run = session.start(cfg, origin or runs.Origin())
+        try:
+            return _train(run)
+        except UserError:
+            session.discard(run)
+            raise
+        finally:
+            session.finish()
 
 
 def _train(run: session.Session) -> float | None:
@@ -67,7 +76,7 @@ def _train(run: session.Session) -> float | None:
     build.bind_data(data, task)  # a detector's weights bring the normalisation that they were trained with
     trainer = _trainer(run, task)
     session.begin(run)
-    if runs.joined() is None:
+    if runs.is_first():
         _check_data(data, run.folder)
     if cfg.evaluate_base and cfg.test and run.resumed is None:
         _evaluate(trainer, task, data, run, "base")
@@ -89,6 +98,20 @@ def _train(run: session.Session) -> float | None:
         )
         results.show(content, run.folder)
     return None if score is None else float(score)
+
+
+def _refuse_shared_process(cfg: DictConfig) -> None:
+    """Jobs of a multirun in one process cannot be trusted to give each of several devices the same values."""
+    running = HydraConfig.get() if HydraConfig.initialized() else None
+    if running is None or running.mode != RunMode.MULTIRUN or runs.joined() is not None:
+        return
+    launcher = str(running.launcher.get("_target_", ""))
+    if (launcher.startswith("hydra._internal") or "joblib" in launcher) and build.processes(cfg) > 1:
+        asked = shlex.join(a for a in sys.argv[1:] if a not in ("-m", "--multirun"))
+        raise UserError(
+            "-m trains all values in one process, which cannot start several devices for each; a search "
+            f"does: python -m maskwell.sweep {asked}"
+        )
 
 
 def _check_overrides(task: BaseTask, origin: runs.Origin) -> None:
@@ -131,8 +154,8 @@ def _trainer(run: session.Session, task: BaseTask) -> Trainer:
     return build.trainer(
         run.cfg,
         task,
-        callbacks=[*configured, StepSeed(run.cfg.seed), GracefulInterrupt(last)],
-        logger=build.loggers(run.cfg) or False,
+        callbacks=[*map(shelter_callback, configured), StepSeed(run.cfg.seed), GracefulInterrupt(last)],
+        logger=[shelter_logger(logger) for logger in build.loggers(run.cfg)] or False,
         plugins=[checkpoint.AtomicCheckpointIO(task.family, run.resolved)],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in configured),
     )
@@ -157,13 +180,21 @@ def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Sessio
     except SystemExit as stopped:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
-        last = run.folder / "checkpoints" / "last.ckpt"
+        if trainer.is_global_zero:
+            _say_stopped(task, run)
+        interrupt = next(c for c in trainer.callbacks if isinstance(c, GracefulInterrupt))  # type: ignore[attr-defined]
+        raise SystemExit(interrupt.exit_code) from stopped
+
+
+def _say_stopped(task: BaseTask, run: session.Session) -> None:
+    """Where the run goes on; nothing where nobody listens any more."""
+    last = run.folder / "checkpoints" / "last.ckpt"
+    with contextlib.suppress(OSError):
         if last.is_file():
             print(f"stopped after iteration {task.iteration}; checkpoint: {last}")
-            print(f"go on with: python train.py ckpt_path={run.folder}")
+            print(f"go on with: python train.py ckpt_path={run.folder}", flush=True)
         else:
-            print(f"stopped after iteration {task.iteration}, before the first checkpoint.")
-        raise SystemExit(130) from stopped
+            print(f"stopped after iteration {task.iteration}, before the first checkpoint.", flush=True)
 
 
 def _best(run: session.Session) -> str | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from maskwell import targets
 from maskwell.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -25,16 +27,15 @@ if TYPE_CHECKING:
     from maskwell.data.datamodule import DataModule
     from maskwell.models.base import BaseTask
 
-TRUSTED = ("maskwell.", "lightning.pytorch.", "torch.optim.", "torch.nn.", "torchmetrics.")
-"""Prefixes of ``_target_`` that may be built; ``lightning.Trainer`` beside them."""
+TRUSTED = targets.TRUSTED
+"""Prefixes of ``_target_`` that may be built."""
 
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 
 
 def family(cfg: DictConfig) -> str:
     """Name of the family that ``cfg.model`` belongs to, without building it."""
-    parameters(cfg.model._target_, "model")
-    name = getattr(get_object(cfg.model._target_), "family", None)
+    name = getattr(targets.resolve(cfg.model._target_, "model", TRUSTED), "family", None)
     if name is None:
         raise UserError(f"model._target_: '{cfg.model._target_}' is no task of a model family.")
     return str(name)
@@ -89,6 +90,7 @@ def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> light
     assert isinstance(node, DictConfig)
     accelerator = _accelerator(node.accelerator)
     _check_devices(accelerator, node.devices)
+    _check_strategy(node.strategy, accelerator)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
     if node.get("sync_batchnorm") and accelerator == "cpu":
@@ -120,6 +122,8 @@ def _accelerator(wanted: str) -> str:
 
     if wanted == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
         raise UserError("trainer.accelerator=gpu, but PyTorch sees no GPU here: use trainer=cpu.")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer.accelerator=mps, but PyTorch sees no Apple GPU here: use trainer=cpu.")
     if wanted in ("auto", "gpu"):
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return wanted
@@ -133,38 +137,52 @@ def _precision(accelerator: str) -> str:
 
 def _check_devices(accelerator: str, devices: int | str | ListConfig) -> None:
     """Lightning takes 64 CPU processes on two cores; here more than there is, is a mistake."""
-    import torch
-
-    if accelerator == "cpu":
-        existing, what = cpu_cores(), "CPU cores"
-    elif accelerator == "cuda":
-        existing, what = torch.cuda.device_count(), "GPUs"
-    else:
-        return
-    wanted = (
-        len(devices) if isinstance(devices, ListConfig) else int(devices) if str(devices).isdigit() else 0
-    )
-    if wanted > existing:
+    existing, wanted = _existing(accelerator), _wanted(devices)
+    if existing is not None and wanted > existing:
+        what = "CPU cores" if accelerator == "cpu" else "GPUs"
         raise UserError(
             f"trainer.devices={wanted}, but this machine has {existing} {what}: ask for at most {existing}."
         )
 
 
+def _check_strategy(strategy: str | DictConfig, accelerator: str) -> None:
+    """What shares a model out works on CUDA only."""
+    name = strategy if isinstance(strategy, str) else str(strategy.get("_target_"))
+    kind = next((kind for kind in ("fsdp", "deepspeed") if kind in name.lower()), None)
+    if kind and accelerator != "cuda":
+        raise UserError(f"trainer.strategy={kind} needs CUDA GPUs: use trainer=ddp, or trainer=cpu.")
+    if kind == "deepspeed" and find_spec("deepspeed") is None:
+        raise UserError("trainer=deepspeed needs the package: pip install deepspeed.")
+
+
+def _existing(accelerator: str) -> int | None:
+    """Devices of a kind in this machine; None where that cannot be told."""
+    import torch
+
+    if accelerator == "cpu":
+        return cpu_cores()
+    return torch.cuda.device_count() if accelerator == "cuda" else None
+
+
+def _wanted(devices: int | str | ListConfig) -> int:
+    """How many ``trainer.devices`` names; 0 where it leaves that open (auto, -1)."""
+    if isinstance(devices, ListConfig):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() else 0
+
+
+def processes(cfg: DictConfig) -> int:
+    """How many processes will train on this machine."""
+    accelerator = _accelerator(cfg.trainer.accelerator)
+    if wanted := _wanted(cfg.trainer.devices):
+        return wanted
+    # left open: every GPU, one process on the CPU
+    return 1 if accelerator == "cpu" else _existing(accelerator) or 1
+
+
 def cpu_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_target(target: str, key: str) -> None:
-    """Refuse a ``_target_`` outside the trusted packages.
-
-    Raises:
-        UserError: naming the key and the target.
-    """
-    if target != "lightning.Trainer" and not target.startswith(TRUSTED):
-        raise UserError(
-            f"{key}._target_ names '{target}', which is outside the packages that may be built here."
-        )
 
 
 def _build_entries(group: DictConfig | None, key: str) -> list[Any]:
@@ -209,13 +227,9 @@ def check_node(node: Any, key: str) -> None:
         check_node(child, f"{key}.{entry!s}")
 
 
-def parameters(target: str, key: str) -> set[str] | None:
+def parameters(target: object, key: str) -> set[str] | None:
     """Names of the arguments that ``target`` takes; None where it takes any."""
-    check_target(target, key)
-    try:
-        found = get_object(target)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{key}._target_: '{target}' cannot be imported ({error}).") from error
+    found = targets.resolve(target, key, TRUSTED)
     arguments: Mapping[str, inspect.Parameter] = inspect.signature(found).parameters
     if any(p.kind is p.VAR_KEYWORD for p in arguments.values()):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from maskwell.errors import UserError
+from maskwell.errors import UserError, warn
 
 FORMAT = 1
 """Version of what this package adds to Lightning's checkpoint."""
@@ -24,6 +24,9 @@ HEADER = "maskwell"
 class AtomicCheckpointIO(CheckpointIO):
     """Writes to a temporary file beside the target, syncs and renames; reads with ``weights_only``.
 
+    A full disk or a folder that cannot be written costs this checkpoint, not the run: the file before it
+    stays, :attr:`failure` holds the error until the next one is written.
+
     Args:
         family: of the task that is trained; a checkpoint of another one is refused.
         config: the resolved configuration as YAML, put into every checkpoint.
@@ -33,12 +36,18 @@ class AtomicCheckpointIO(CheckpointIO):
         super().__init__()
         self.family = family
         self.config = config
+        self.failure: OSError | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         header = {"format": FORMAT, "family": self.family, "config": self.config}
-        write({**checkpoint, HEADER: header}, Path(path))
+        self.failure = None
+        try:
+            write({**checkpoint, HEADER: header}, Path(path))
+        except OSError as error:
+            self.failure = error
+            warn(f"the checkpoint {path} could not be written ({error}); the one before it stays")
 
     def load_checkpoint(
         self,
@@ -53,7 +62,11 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Save ``checkpoint`` so that ``path`` is at any moment the old file or the whole new one."""
+    """Save ``checkpoint`` so that ``path`` is at any moment the old file or the whole new one.
+
+    Raises:
+        OSError: it could not be written; ``path`` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -62,9 +75,19 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+    except RuntimeError as error:  # torch's own of a file that ends too early
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         beside.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote left in its folder of checkpoints."""
+    for beside in folder.glob(".*.ckpt.*.tmp"):
+        beside.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -95,16 +118,16 @@ def read(
         raise UserError(f"There is no checkpoint {path}.")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is damaged or is no checkpoint.") from error
-        raise UserError(
-            f"{path} holds pickled code and is not loaded: checkpoints hold tensors and plain values only."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # of a damaged file torch raises whatever comes up in it
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} holds pickled code and is not loaded: checkpoints hold tensors and plain values "
+                "only."
+            ) from error
         raise UserError(f"{path} is damaged or is no checkpoint.") from error
     header = checkpoint.get(HEADER) if isinstance(checkpoint, dict) else None
-    if not isinstance(header, dict) or not {"format", "family", "config"} <= header.keys():
+    kinds = {"format": int, "family": str, "config": str}
+    if not isinstance(header, dict) or not all(isinstance(header.get(k), kinds[k]) for k in kinds):
         raise UserError(f"{path} was not written by maskwell: it has no '{HEADER}' entry.")
     if header["format"] > FORMAT:
         raise UserError(

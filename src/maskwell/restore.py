@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from maskwell import build, checkpoint, runs
 from maskwell.errors import UserError
@@ -55,7 +53,7 @@ def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None
             family than its configuration, or to another base than the one that is found.
     """
     content = checkpoint.read(path)
-    cfg = _config(content, path)
+    cfg = stored_config(content, path)
     if adjust is not None:
         cfg = adjust(cfg)
     checkpoint.check_family(content, build.family(cfg), path)
@@ -102,11 +100,9 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _config(content: dict[str, Any], path: Path) -> DictConfig:
-    try:
-        cfg = OmegaConf.create(content[checkpoint.HEADER]["config"])
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: the configuration stored in it cannot be read.") from error
-    if not isinstance(cfg, DictConfig) or "_target_" not in (cfg.get("model") or {}):
+def stored_config(content: dict[str, Any], path: Path) -> DictConfig:
+    cfg = runs.parse(content[checkpoint.HEADER]["config"], f"{path}: the configuration stored in it")
+    model = cfg.get("model")
+    if not isinstance(model, DictConfig) or "_target_" not in model:
         raise UserError(f"{path}: the configuration stored in it names no model.")
     return cfg

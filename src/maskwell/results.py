@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from maskwell.errors import warn
+
 FILE = "results.json"
 
 
@@ -20,11 +22,17 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def update(folder: Path, **entries: Any) -> dict[str, Any]:
-    """Add ``entries`` to results.json (replaced as a whole) and return all of it."""
+    """Add ``entries`` to results.json (replaced as a whole) and return all of it.
+
+    A disk that is full costs the file, not what has been measured.
+    """
     content = {"format": 1, **read(folder), **entries}
     beside = folder / f"{FILE}.tmp"
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(folder / FILE)
+    try:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        beside.replace(folder / FILE)
+    except OSError as error:
+        warn(f"{folder / FILE} could not be written ({error}): {json.dumps(entries)}")
     return content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -10,9 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from maskwell.errors import UserError
+from maskwell.reading import check_yaml, read_text
 
 CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
 
@@ -30,15 +34,16 @@ _NOT_CARRIED = ("ckpt_path", "init_from", "plan", "paths", "hydra")
 def create(root: Path, family: str, now: datetime) -> Path:
     """Make ``root/family/<date_time>``; the second run in one second gets the suffix ``_2``."""
     parent = root / family
-    parent.mkdir(parents=True, exist_ok=True)
     stamp = now.strftime("%Y-%m-%d_%H-%M-%S")
-    for attempt in range(1, 1000):
-        folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
-        try:
-            folder.mkdir()  # fails where another process was faster: no two runs share a folder
-        except FileExistsError:
-            continue
-        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise UserError(f"No run folder can be made in {parent} ({error}); set paths.runs=.") from error
     raise UserError(f"{parent} holds a thousand runs of this second; wait a second.")
 
 
@@ -95,22 +100,50 @@ class Origin:
     choices: Mapping[str, str | None] = field(default_factory=dict)
 
 
+def override(key: str, value: str | Path) -> str:
+    """``key=value`` as Hydra reads it: quoted where the value holds more than plain characters."""
+    text = str(value)
+    if not re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return f"{key}={text}"
+
+
 def load(folder: Path) -> tuple[DictConfig, Origin]:
     """Configuration of the run in ``folder`` and what it was composed from."""
-    config = OmegaConf.load(folder / CONFIG)
-    assert isinstance(config, DictConfig)
+    config = parse(read_text(folder / CONFIG), f"'{folder / CONFIG}'")
     text = folder / OVERRIDES
-    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+    lines = read_text(text).splitlines() if text.is_file() else []
     choices: dict[str, str | None] = {}
     for line in lines:
         if line.startswith(_CHOICES):
-            choices |= dict(pair.split("=", 1) for pair in line.removeprefix(_CHOICES).split())
+            pairs = (pair.partition("=") for pair in line.removeprefix(_CHOICES).split())
+            choices |= {group: choice for group, _, choice in pairs}
     return config, Origin(tuple(line for line in lines if line and not line.startswith("#")), choices)
+
+
+def parse(text: str, place: str) -> DictConfig:
+    """A configuration that was written by an earlier start, or by a stranger.
+
+    Raises:
+        UserError: it is no configuration, or does not resolve; ``place`` says where it is from.
+    """
+    check_yaml(text, place)
+    try:
+        config = OmegaConf.create(text)
+        OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{place} cannot be read ({reason}).") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{place} is no configuration: it has no keys.")
+    return config
 
 
 def save(folder: Path, cfg: DictConfig, origin: Origin, note: str = "") -> None:
     """Write config.yaml; append the overrides of this start, under ``note``, to overrides.txt."""
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    beside = folder / f".{CONFIG}.tmp"
+    beside.write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    beside.replace(folder / CONFIG)  # at once: another rank may be reading it
     chosen = " ".join(f"{group}={choice}" for group, choice in origin.choices.items() if choice)
     comments = [f"# {note}"] if note else []
     comments += [f"{_CHOICES}{chosen}"] if chosen else []
@@ -158,12 +191,29 @@ def on_top(
 
 def moved(config: str, folder: Path) -> DictConfig:
     """A resolved configuration out of a checkpoint, with its paths turned to a new run ``folder``."""
-    cfg = OmegaConf.create(config)
-    assert isinstance(cfg, DictConfig)
-    old = str(cfg.paths.run_dir)
+    cfg = parse(config, "The configuration of the checkpoint")
+    old = str(OmegaConf.select(cfg, "paths.run_dir"))
     turned = OmegaConf.create(OmegaConf.to_yaml(cfg).replace(old, str(folder)))
     assert isinstance(turned, DictConfig)
     return turned
+
+
+def launched() -> int | None:
+    """Global rank of a process that a launcher started beside others (torchrun, srun); None elsewhere."""
+    given = os.environ
+    if "RANK" in given and int(given.get("WORLD_SIZE", "1")) > 1:
+        return int(given["RANK"])
+    if int(given.get("NODE_RANK", "0")) > 0:  # started by hand on a further machine
+        return int(given["NODE_RANK"])
+    by_hand = given.get("SLURM_JOB_NAME") in ("bash", "interactive")  # a shell in which srun was not used
+    if "SLURM_PROCID" in given and int(given.get("SLURM_NTASKS", "1")) > 1 and not by_hand:
+        return int(given["SLURM_PROCID"])
+    return None
+
+
+def is_first() -> bool:
+    """Whether this process writes the files of its run: alone, or the first of its ranks."""
+    return joined() is None and not launched()
 
 
 def joined() -> Path | None:

@@ -46,16 +46,21 @@ class Session:
 def start(cfg: DictConfig, origin: runs.Origin) -> Session:
     """Make the run folder, or find the run that ``ckpt_path`` names; nothing in it is changed yet.
 
-    In the processes that the first rank starts, the folder it chose.
+    Where ``ckpt_path`` and ``paths.run_dir`` name the same folder, the run goes on if it has a checkpoint
+    and starts anew if it has none: a command that a queue can repeat. In the processes that the first rank
+    starts, the folder it chose.
     """
     if (folder := runs.joined()) is not None:
         stored, before = runs.load(folder)
-        resumed = _resumed(Path(stored.ckpt_path)) if stored.ckpt_path else None
-        return Session(stored, before, folder, False, resumed)
+        goes_on = resumed(Path(stored.ckpt_path)) if stored.ckpt_path else None
+        return Session(stored, before, folder, False, goes_on)
     if cfg.ckpt_path and cfg.init_from:
         raise UserError(
             "ckpt_path= resumes a run and init_from= starts a new one from weights: give one of them."
         )
+    if _not_begun(cfg):
+        cfg.ckpt_path = None
+        (Path(cfg.paths.run_dir) / runs.CONFIG).unlink(missing_ok=True)
     session = _resume(cfg, origin) if cfg.ckpt_path else _new(cfg, origin)
     os.environ[runs.RUN_DIR] = str(session.folder)
     return session
@@ -63,8 +68,9 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
 
 def begin(run: Session) -> None:
     """Write the configuration into the folder and cut the log, once it is sure that training can start."""
-    if runs.joined() is not None:
+    if not runs.is_first():
         return
+    checkpoint.tidy(run.folder / "checkpoints")
     note = ""
     if run.resumed is not None:
         note = f"{datetime.now().isoformat(timespec='seconds')}: resumed from {run.resumed.path}"
@@ -79,7 +85,7 @@ def begin(run: Session) -> None:
 
 def discard(run: Session) -> None:
     """Remove the folder that was made for a run which bad input ended before anything was trained."""
-    if run.made and not (run.folder / "checkpoints").exists():
+    if run.made and runs.is_first() and not (run.folder / "checkpoints").exists():
         shutil.rmtree(run.folder, ignore_errors=True)
 
 
@@ -96,6 +102,13 @@ def finish() -> None:
     os.environ.pop(runs.RUN_DIR, None)
 
 
+def _not_begun(cfg: DictConfig) -> bool:
+    """Whether the run is to go on in its own folder, but was never saved there."""
+    if not cfg.ckpt_path or not cfg.paths.run_dir or Path(cfg.ckpt_path) != Path(cfg.paths.run_dir):
+        return False
+    return not (Path(cfg.ckpt_path) / "checkpoints" / "last.ckpt").is_file()
+
+
 def _new(cfg: DictConfig, origin: runs.Origin) -> Session:
     made = cfg.paths.run_dir is None or not Path(cfg.paths.run_dir).exists()
     folder = _folder(cfg)
@@ -105,17 +118,20 @@ def _new(cfg: DictConfig, origin: runs.Origin) -> Session:
 
 def _folder(cfg: DictConfig) -> Path:
     if cfg.paths.run_dir is None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if runs.launched() is not None:
             raise UserError(
                 "These processes were started by a launcher: give paths.run_dir=, so that they share it."
             )
         return runs.create(Path(cfg.paths.runs), build.family(cfg), datetime.now())
     folder = Path(cfg.paths.run_dir)
-    if (folder / runs.CONFIG).exists() and int(os.environ.get("RANK", "0")) == 0:
+    if (folder / runs.CONFIG).exists() and runs.is_first():
         raise UserError(
             f"paths.run_dir={folder} holds a run already; ckpt_path={folder} would go on with it."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"paths.run_dir={folder} cannot be made ({error}).") from error
     return folder
 
 
@@ -131,10 +147,18 @@ def _resume(cfg: DictConfig, origin: runs.Origin) -> Session:
         stored, before = runs.load(folder)
     merged, applied = runs.on_top(stored, before, cfg, origin)
     merged.ckpt_path, merged.init_from, merged.paths.run_dir = str(path), None, str(folder)
-    return Session(merged, runs.Origin(tuple(applied)), folder, made, _resumed(path, build.family(merged)))
+    return Session(merged, runs.Origin(tuple(applied)), folder, made, resumed(path, build.family(merged)))
 
 
-def _resumed(path: Path, family: str | None = None) -> Resumed:
+def resumed(path: Path, family: str | None = None) -> Resumed:
+    """Where a training goes on from ``path``.
+
+    Raises:
+        UserError: as :func:`maskwell.checkpoint.read`, and where it holds no training.
+    """
     content = checkpoint.read(path, family)
-    step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
-    return Resumed(path, int(content["iteration"]), int(step))
+    try:
+        step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+        return Resumed(path, int(content["iteration"]), int(step))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path} holds no training to go on with; init_from= takes its weights.") from error

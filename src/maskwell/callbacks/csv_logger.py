@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from maskwell.errors import warn
+
 
 class CsvLogger(Logger):
     """Appends rows to ``path``; the first column is the batch count ``step``.
 
     Lightning's own CSVLogger deletes an existing file. This one keeps it: rows after the checkpoint
     are cut by :func:`cut` when a run is resumed, and training goes on below the rest. A metric that
-    appears later becomes a new column on the right.
+    appears later becomes a new column on the right. Rows that a full disk refuses wait in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -26,6 +29,7 @@ class CsvLogger(Logger):
         self.path = Path(path)
         self._columns: list[str] | None = None
         self._tail: list[dict[str, str]] = []
+        self._waiting: list[dict[str, str]] = []
 
     @property
     def name(self) -> str:
@@ -48,11 +52,29 @@ class CsvLogger(Logger):
         """Write one row at once, so that a killed run loses nothing."""
         row = {"step": "" if step is None else str(step)}
         row |= {name: f"{float(value):.9g}" for name, value in metrics.items()}
+        refused = bool(self._waiting)
+        self._waiting.append(row)
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                del self._waiting[0]
+        except OSError as error:
+            if not refused:
+                warn(f"{self.path} could not be written ({error}); its rows wait, training goes on")
+
+    def _append(self, row: dict[str, str]) -> None:
         columns = self._columns_for(row)
         if any(row.items() <= old.items() for old in self._tail):
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, columns, restval="", lineterminator="\n").writerow(row)
+        text = io.StringIO()
+        csv.DictWriter(text, columns, restval="", lineterminator="\n").writerow(row)
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(text.getvalue())
+        except OSError:
+            os.truncate(self.path, size)  # no half of a row
+            raise
 
     def _columns_for(self, row: Mapping[str, str]) -> list[str]:
         if self._columns is None:
@@ -62,8 +84,8 @@ class CsvLogger(Logger):
             self._tail = [old for old in rows if old["step"] == rows[-1]["step"]]
         new = [name for name in row if name not in self._columns]
         if new or not self.path.exists():
+            write(self.path, [*self._columns, *new], read(self.path))
             self._columns += new
-            write(self.path, self._columns, read(self.path))
         return self._columns
 
 

@@ -49,8 +49,9 @@ class GradClip(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.gradient_clip_val:
             raise UserError(
-                "trainer.gradient_clip_val and callbacks.grad_clip would both clip: "
-                "set trainer.gradient_clip_val=null."
+                "trainer.gradient_clip_val and callbacks.grad_clip would both clip: set "
+                "callbacks.grad_clip=null where gradients are shared out (trainer=fsdp, deepspeed), else "
+                "trainer.gradient_clip_val=null."
             )
         if self.auto:
             self.max_norm = getattr(pl_module, "max_norm", 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,15 @@ class RunCheckpoint(ModelCheckpoint):
         self.last_model_path = str(Path(self.dirpath or ".") / "last.ckpt")
         self._last_step = trainer.global_step
         self._save_checkpoint(trainer, self.last_model_path)
+        if _failed(trainer):
+            self._last_step = -1  # tried again at the end
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, torch.Tensor]) -> None:
+        """A best model that could not be written is not the best: a later one must not be held against it."""
+        before = copy.deepcopy(self.state_dict())
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if _failed(trainer):
+            super().load_state_dict(before)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The best score goes on to count where the run folder was moved or copied."""
@@ -101,3 +111,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _here(self, path: str) -> str:
         return str(Path(self.dirpath or ".") / Path(path).name)
+
+
+def _failed(trainer: Trainer) -> bool:
+    """Whether the first rank could not write the last checkpoint; all ranks are told."""
+    failure = getattr(trainer.strategy.checkpoint_io, "failure", None)
+    return bool(trainer.strategy.broadcast(failure is not None))

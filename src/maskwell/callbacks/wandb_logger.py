@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from maskwell.errors import warn
+
+CONNECT_SECONDS, FINISH_SECONDS = 60.0, 300.0
+"""How long the server may take to answer at the start, and to take the rest at the end."""
 
 
 class WandbLogger(LightningWandbLogger):
@@ -43,10 +50,25 @@ class WandbLogger(LightningWandbLogger):
             offline=decided,
             resume="allow",
             log_model=False,
+            settings=wandb.Settings(init_timeout=CONNECT_SECONDS, finish_timeout=FINISH_SECONDS),
         )
         self._step = 0
         if decided and offline is None:
             _say(f"wandb: no key is set, the run stays offline; upload: wandb sync {folder}/wandb/offline-*")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run; an offline one where the server does not answer."""
+        try:
+            return super().experiment
+        except wandb.Error as error:
+            if self._offline:
+                raise
+            warn(f"W&B does not answer ({' '.join(str(error).split())}); the run is logged offline")
+            self._offline = True
+            self._wandb_init |= {"mode": "offline", "resume": None}
+            return super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

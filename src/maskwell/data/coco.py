@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
 from maskwell.data import rle
-from maskwell.data.coco_index import CocoImage, load_json, read_categories, read_images
+from maskwell.data.coco_entries import load_coco
+from maskwell.data.coco_index import CocoImage, read_categories, read_images
 from maskwell.data.duplicates import near_duplicate_files
 from maskwell.data.fingerprint import file_fingerprint
 from maskwell.data.images import image_size, read_image
@@ -84,7 +85,7 @@ class CocoSource:
     def _read(self) -> tuple[dict[int, str], dict[Split | None, list[CocoImage]]]:
         """Names of the categories by id, and the images by file: by split, or None for the single file."""
         layout = self.layout
-        contents = {file: load_json(file) for file in layout.files.values()}
+        contents = {file: load_coco(file) for file in layout.files.values()}
         names = read_categories(contents)
         labels = {category: label for label, category in enumerate(names)}
         images = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from maskwell.data import rle
+from maskwell.data.coco_entries import LARGEST, check_segmentation, number, outline, shown, side
 from maskwell.data.layouts import Layout
 from maskwell.data.sample import Rle
 from maskwell.errors import UserError
+from maskwell.reading import check_name
 
 _POINT_SIDE = 3  # px of the box that stands for a point without extent
 Segmentation = Rle | list[list[float]] | dict[str, Any] | None
@@ -78,35 +80,12 @@ def _encode(segmentation: Segmentation, box: NDArray[np.float32], size: tuple[in
         encoded = coco_mask.frPyObjects(dict(segmentation), mask_height, mask_width)
         return Rle(size=encoded["size"], counts=encoded["counts"])
     x1, y1, x2, y2 = (float(v) for v in box)
-    outlines = [ring for ring in segmentation or [] if len(ring) >= 6 and len(ring) % 2 == 0]
+    outlines = [
+        outline(ring).tolist() for ring in segmentation or [] if len(ring) >= 6 and len(ring) % 2 == 0
+    ]
     outlines = outlines or [[x1, y1, x2, y1, x2, y2, x1, y2]]
-    if not all(np.isfinite(ring).all() for ring in outlines):
-        raise ValueError("an outline holds numbers that are not finite")
     encoded = coco_mask.merge(coco_mask.frPyObjects(outlines, height, width))
     return Rle(size=encoded["size"], counts=encoded["counts"])
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """A COCO annotation file as it is, with lists for images, annotations and categories.
-
-    Raises:
-        UserError: the file is missing, no JSON, cut off, or no COCO file.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The annotation file '{path}' cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The annotation file '{path}' is no complete JSON ({error}); it may have been cut off half-way, "
-            "so export or copy it again."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise UserError(f"The file '{path}' is no COCO file: it has no list of images.")
-    content.setdefault("annotations", [])
-    if not isinstance(content.get("categories"), list) or not isinstance(content["annotations"], list):
-        raise UserError(f"The file '{path}' is no COCO file: it has no lists of categories and annotations.")
-    return content
 
 
 def inside(folder: Path, file_name: object, file: Path) -> Path:
@@ -117,6 +96,7 @@ def inside(folder: Path, file_name: object, file: Path) -> Path:
     """
     if not isinstance(file_name, str) or not file_name:
         raise UserError(f"An image in '{file}' has no file_name.")
+    check_name(file_name, f"An image in '{file}'")
     name = os.path.normpath(file_name.replace("\\", "/"))
     if name.startswith("/") or name.split("/")[0] == ".." or re.match(r"[A-Za-z]:/", name):
         raise UserError(
@@ -132,7 +112,8 @@ def read_images(
     """Images of one annotation file with their annotations.
 
     Args:
-        content: of ``file``, from :func:`load_json`; ``layout``: knows where its images lie.
+        content: of ``file``, from :func:`~maskwell.data.coco_entries.load_coco`; ``layout``: knows where
+            its images lie.
         labels: category id -> contiguous label, over all files of the dataset.
         group_key: key of an image's entry that names its group.
 
@@ -143,19 +124,19 @@ def read_images(
     folder = _image_folder(content["images"], layout, file)
     rows: dict[int, list[dict[str, Any]]] = {}
     for entry in content["images"]:
-        if not isinstance(entry.get("id"), int):
+        if type(entry.get("id")) is not int:
             raise UserError(
-                f"The image '{entry.get('file_name')}' in '{file}' has no whole number as its id."
+                f"The image {shown(entry.get('file_name'))} in '{file}' has no whole number as its id."
             )
         if entry["id"] in rows:
             raise UserError(f"Two images in '{file}' have the id {entry['id']}; make the ids unique.")
         rows[entry["id"]] = []
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")
-        if image_id not in rows:
+        if type(image_id) is not int or image_id not in rows:
             raise UserError(
-                f"Annotation {annotation.get('id')} in '{file}' belongs to image {image_id}, which the file "
-                "does not list."
+                f"Annotation {shown(annotation.get('id'))} in '{file}' belongs to image {shown(image_id)}, "
+                "which the file does not list."
             )
         rows[image_id].append(_checked(annotation, labels, file))
     images = [
@@ -187,28 +168,34 @@ def _image_folder(images: Sequence[Mapping[str, Any]], layout: Layout, file: Pat
 
 def _checked(annotation: dict[str, Any], labels: Mapping[int, int], file: Path) -> dict[str, Any]:
     """The annotation, with a box."""
-    which = f"Annotation {annotation.get('id')} in '{file}'"
-    if annotation.get("category_id") not in labels:
-        raise UserError(
-            f"{which} has the category {annotation.get('category_id')}, which the file does not list."
-        )
+    which = f"Annotation {shown(annotation.get('id'))} in '{file}'"
+    category = annotation.get("category_id")
+    if type(category) is not int or category not in labels:
+        raise UserError(f"{which} has the category {shown(category)}, which the file does not list.")
     try:
         point = first_keypoint(annotation)
     except ValueError as error:
         raise UserError(f"{which} has keypoints that are none: {error}.") from error
-    box = annotation.get("bbox") or _box_of(annotation.get("segmentation"))
+    try:
+        check_segmentation(annotation.get("segmentation"))
+        box = annotation.get("bbox") or _box_of(annotation.get("segmentation"))
+    except ValueError as error:
+        raise UserError(f"{which} cannot be used: {error}; mend or remove it.") from error
+    if annotation.get("area") is not None and number(annotation["area"]) is None:
+        raise UserError(f"{which} has the area {shown(annotation['area'])}; it is a number of pixels.")
     if point is not None and is_point(annotation):
         left, top = (math.floor(v) - _POINT_SIDE // 2 for v in point)
         return {**annotation, "bbox": (left, top, _POINT_SIDE, _POINT_SIDE), "points_only": True}
     try:
         x, y, w, h = (float(v) for v in box or ())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{which} has the box {box}; a box is four numbers, [x, y, width, height]."
+            f"{which} has the box {shown(box)}; a box is four numbers, [x, y, width, height]."
         ) from error
-    if not np.isfinite([x, y, w, h]).all() or w < 0 or h < 0:
+    if not np.isfinite([x, y, w, h]).all() or w < 0 or h < 0 or max(map(abs, (x, y, w, h))) > LARGEST:
         raise UserError(
-            f"{which} has the box {box}, which is not finite or has a negative side; mend or remove it."
+            f"{which} has the box {shown(box)}, which is not finite or has a negative side; mend or remove "
+            "it."
         )
     return {**annotation, "bbox": (x, y, w, h)}
 
@@ -222,7 +209,7 @@ def first_keypoint(annotation: Mapping[str, Any]) -> tuple[float, float] | None:
     given = annotation.get("keypoints")
     if not given:
         return None
-    numbers = isinstance(given, list) and all(isinstance(v, int | float) and abs(v) < 1e9 for v in given)
+    numbers = isinstance(given, list) and all(isinstance(v, int | float) and abs(v) <= LARGEST for v in given)
     if not numbers or len(given) % 3:
         raise ValueError("COCO's are a list of x, y and visibility for each")
     return (float(given[0]), float(given[1])) if given[2] > 0 else None
@@ -231,17 +218,20 @@ def first_keypoint(annotation: Mapping[str, Any]) -> tuple[float, float] | None:
 def is_point(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation has neither a mask nor a box with sides."""
     box = annotation.get("bbox") or (0, 0, 0, 0)
+    if not isinstance(box, list | tuple):
+        return False
     return not annotation.get("segmentation") and len(box) == 4 and all(side == 0 for side in box[2:])
 
 
 def _box_of(segmentation: Any) -> list[float] | None:
     """COCO box of a segmentation, for files that leave the boxes out."""
     if isinstance(segmentation, list) and any(segmentation):
-        points = np.concatenate([np.asarray(ring, float).reshape(-1, 2) for ring in segmentation if ring])
+        points = np.concatenate([outline(ring).reshape(-1, 2) for ring in segmentation if ring])
         low, high = points.min(0), points.max(0)
         return [*low.tolist(), *(high - low).tolist()]
     if isinstance(segmentation, dict):
         encoded = _encode(segmentation, np.zeros(4, np.float32), (0, 0))
+        rle.decode([encoded])  # the library's own code trusts what it is given
         return [float(v) for v in coco_mask.toBbox(dict(encoded))]
     return None
 
@@ -259,14 +249,14 @@ def _image(
     boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     areas = [a["area"] if a.get("area") is not None else a["bbox"][2] * a["bbox"][3] for a in kept]
-    height, width = entry.get("height"), entry.get("width")
+    height, width = side(entry, "height", file), side(entry, "width", file)
     group = entry.get(group_key)
     return CocoImage(
         image_id=entry["id"],
         file_name=str(entry.get("file_name")),
         path=inside(folder, entry.get("file_name"), file),
-        size=(int(height), int(width)) if height and width else None,
-        group=None if group is None else str(group),
+        size=(height, width) if height and width else None,
+        group=None if group is None else shown(group) if isinstance(group, list | dict) else str(group),
         boxes=boxes.astype(np.float32),
         labels=np.array([labels[a["category_id"]] for a in kept], np.int64),
         area=np.array(areas, np.float32),
@@ -291,10 +281,8 @@ def read_categories(contents: Mapping[Path, Mapping[str, Any]]) -> dict[int, str
     parents: set[str] = set()
     used: set[int] = set()
     for file, content in contents.items():
-        used |= {annotation.get("category_id") for annotation in content["annotations"]}
+        used |= {a["category_id"] for a in content["annotations"] if type(a.get("category_id")) is int}
         for category in content["categories"]:
-            if "id" not in category or "name" not in category:
-                raise UserError(f"A category in '{file}' has no id or no name.")
             if names.setdefault(category["id"], category["name"]) != category["name"]:
                 raise UserError(
                     f"Category {category['id']} is '{category['name']}' in '{file}' and "

@@ -21,6 +21,9 @@ from maskwell.data.transforms import Augmentation
 from maskwell.data.unlabelled import Unlabelled
 from maskwell.errors import UserError
 
+_WORKER_GRACE = 30
+"""Seconds for which a loader worker outlives SIGTERM, so that the training can finish its batch."""
+
 
 @dataclass(frozen=True)
 class DataSummary:
@@ -267,7 +270,7 @@ class DataModule(LightningDataModule):
             num_workers=workers,
             collate_fn=partial(collate_samples, **dataset.spec.padding),
             persistent_workers=workers > 0,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_leave_signals_to_training,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
@@ -291,9 +294,16 @@ class DataModule(LightningDataModule):
         return epoch.processed, batch.processed if epoch.ready > epoch.processed else 0
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C reaches every process of the program; the training decides when its workers end."""
+def _leave_signals_to_training(_: int) -> None:
+    """Ctrl-C and a queue's signals reach every process of the program; the training decides when workers end.
+
+    SIGTERM still ends a worker, later: torch ends those so that do not answer.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_GRACE))
 
 
 def collate_samples(samples: list[Sample], **padding: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskwell.errors import UserError
+from maskwell.reading import IMAGE_BYTES, read_bytes
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded (0.5 GiB as RGB); above it a file counts as a decompression bomb."""
@@ -23,16 +25,6 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp",
 _ORIENTATION = 274  # EXIF tag
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-_BAD_FILE = (
-    OSError,
-    cv2.error,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    KeyError,
-    TypeError,
-    tifffile.TiffFileError,
-)
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -53,8 +45,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             return _decode(data)
     except Image.DecompressionBombError as error:
         raise _bomb(path) from error
-    except _BAD_FILE as error:
-        raise UserError(f"The image '{path}' cannot be decoded ({error}); replace or remove it.") from error
+    except Exception as error:  # of a damaged file decoders raise whatever comes up in them
+        raise _undecodable(path, error) from error
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -74,10 +66,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise UserError(f"The image '{path}' does not exist.") from error
     except Image.DecompressionBombError as error:
         raise _bomb(path) from error
-    except _BAD_FILE:
+    except Exception:  # as above
         shape = read_image(path).shape
         return shape[0], shape[1]
     return (width, height) if turned else (height, width)
+
+
+def _undecodable(path: str | Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"The image '{path}' cannot be decoded ({reason}); replace or remove it.")
 
 
 def _bomb(path: str | Path) -> UserError:
@@ -88,12 +85,9 @@ def _bomb(path: str | Path) -> UserError:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"The image '{path}' does not exist.") from error
-    except OSError as error:
-        raise UserError(f"The image '{path}' cannot be read ({error.strerror}).") from error
+    if not path.exists():
+        raise UserError(f"The image '{path}' does not exist.")
+    return read_bytes(path, IMAGE_BYTES)
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
@@ -182,7 +176,8 @@ def _decode_tiff(data: bytes) -> NDArray[np.generic]:
     """First page of a TIFF that PIL does not know, such as 16-bit colour."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
-        if page.imagewidth * page.imagelength > MAX_PIXELS:
+        # the sizes that the page claims for itself, and for each of its tiles or strips
+        if max(page.size, page.nbytes // 8, math.prod(page.chunks)) > MAX_PIXELS:
             raise Image.DecompressionBombError
         array = np.asarray(page.asarray())
         if array.ndim == 3 and page.axes.startswith("S"):  # planes apart: [C, H, W]

@@ -57,7 +57,8 @@ def decode(rles: Sequence[Rle]) -> Runs:
     reached = np.cumsum(counts)
     base = np.concatenate([[0], reached])[starts]
     total = np.concatenate([[0], reached])[ends] - base
-    if (counts < 0).any() or (total != size[0] * size[1]).any():
+    pixels = size[0] * size[1]
+    if (counts < 0).any() or (counts > pixels).any() or (total != pixels).any():
         raise ValueError("the runs do not cover the image")
     foreground = (position % 2 == 1) & (counts > 0)
     owner = np.repeat(np.arange(len(rles)), per_mask)

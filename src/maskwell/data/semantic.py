@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maskwell.data.coco import CocoSource
 from maskwell.data.duplicates import near_duplicate_files
 from maskwell.data.fingerprint import file_fingerprint
-from maskwell.data.images import SUFFIXES, image_size, read_image
+from maskwell.data.images import MAX_PIXELS, SUFFIXES, image_size, read_image
 from maskwell.data.instances import InstanceMasks
 from maskwell.data.sample import IGNORE
 from maskwell.data.source import SPLITS, ImageFile, Record, Split, Window
 from maskwell.data.splits import components, split_images
 from maskwell.errors import UserError
+from maskwell.reading import load_json
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,16 @@ class SemanticSource:
     @cached_property
     def _classes(self) -> tuple[tuple[str, ...], int]:
         path = Path(self.root).expanduser() / "classes.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(
-                f"'{path}' is missing; it lists the class names in the order of their values."
-            ) from error
-        except json.JSONDecodeError as error:
-            raise UserError(f"'{path}' is no complete JSON ({error}).") from error
+        if not path.is_file():
+            raise UserError(f"'{path}' is missing; it lists the class names in the order of their values.")
+        content = load_json(path)
         names = content.get("classes") if isinstance(content, dict) else content
-        if not isinstance(names, list) or not 0 < len(names) <= IGNORE:
+        texts = isinstance(names, list) and not any(isinstance(name, list | dict) for name in names)
+        if not texts or not 0 < len(names) <= IGNORE:
             raise UserError(f"'{path}' holds no list of 1 to {IGNORE} class names.")
         stated = content.get("ignore_index") if isinstance(content, dict) else None
+        if stated is not None and (type(stated) is not int or not 0 <= stated <= IGNORE):
+            raise UserError(f"'{path}': ignore_index is a mask value from 0 to {IGNORE}.")
         chosen = self.ignore if self.ignore is not None else stated
         return tuple(str(name) for name in names), IGNORE if chosen is None else int(chosen)
 
@@ -241,10 +240,14 @@ def read_index_mask(path: Path) -> NDArray[np.int32]:
         UserError: the file is missing, does not decode or has colours instead of values.
     """
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"it claims {image.width} x {image.height} pixels")
             values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"The mask '{path}' cannot be decoded ({error}).") from error
+    except Exception as error:  # of a damaged file decoders raise whatever comes up in them
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The mask '{path}' cannot be decoded ({reason}).") from error
     if values.ndim != 2:
         raise UserError(
             f"The mask '{path}' has colours; a mask's pixel values are the numbers of the classes."

@@ -70,18 +70,6 @@ def require_folder(path: Path, what: str) -> Path:
     return path
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file (with or without a byte-order mark).
-
-    Raises:
-        UserError: missing, unreadable or no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}).") from error
-
-
 def dropped_note(dropped: Iterable[str], why: str) -> list[str]:
     """One sentence on objects that were left out, naming up to three places; none if there are none."""
     places = list(dropped)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from maskwell.data.formats.content import (
@@ -54,13 +56,7 @@ def _picture(path: Path, category: str, empty: list[str]) -> Picture:
     masks = image_files(path / "masks") if (path / "masks").is_dir() else []
     objects = []
     for mask_path in masks:
-        mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise UserError(f"{mask_path} is no readable image.")
-        if mask.shape != (height, width):
-            raise UserError(
-                f"{mask_path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}."
-            )
+        mask = _mask(mask_path, (height, width))
         if not mask.any():
             empty.append(f"{path.name}/{mask_path.name}")
             continue
@@ -69,3 +65,17 @@ def _picture(path: Path, category: str, empty: list[str]) -> Picture:
         segmentation = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
         objects.append(Object(category, (x, y, w, h), float(mask_api.area(rle)), segmentation))
     return Picture(images[0], height, width, tuple(objects))
+
+
+def _mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Grey values [H, W] of a mask, whose size is looked at before it is decoded."""
+    stated = image_size(path)
+    mask = None
+    with contextlib.suppress(cv2.error):
+        if stated == size:
+            mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if stated == size and mask is None:
+        raise UserError(f"{path} is no readable image.")
+    if mask is None or mask.shape != size:
+        raise UserError(f"{path} is {stated[1]}x{stated[0]} pixels, its image {size[1]}x{size[0]}.")
+    return np.asarray(mask, np.uint8)

@@ -13,11 +13,11 @@ from maskwell.data.formats.content import (
     Picture,
     clipped_box,
     dropped_note,
-    read_text,
     require_folder,
 )
 from maskwell.data.images import SUFFIXES, image_size
 from maskwell.errors import UserError
+from maskwell.reading import check_name, read_bytes, read_text
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -78,16 +78,15 @@ def _parse(path: Path) -> ElementTree.Element:
     def refuse(*_: object) -> None:
         raise UserError(f"{path} declares a document type; VOC files need none, so it is not read.")
 
+    content = read_bytes(path)
     try:
-        content = path.read_bytes()
         guard = expat.ParserCreate()
         guard.StartDoctypeDeclHandler = refuse
         guard.Parse(content, True)
         return ElementTree.fromstring(content)
-    except (expat.ExpatError, ElementTree.ParseError) as error:
+    except (expat.ExpatError, ElementTree.ParseError, LookupError, ValueError) as error:
+        # the last two: of an encoding that it names and nobody knows
         raise UserError(f"{path} is no well-formed XML ({error}); export it again.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}).") from error
 
 
 def _boxes(tree: ElementTree.Element, path: Path) -> list[tuple[str, tuple[float, ...], bool]]:
@@ -137,6 +136,8 @@ def _image_file(folder: Path, stem: str, tree: ElementTree.Element) -> Path:
             if (images / (stem + spelt)).is_file():
                 return images / (stem + spelt)
     stated = Path((tree.findtext("filename") or "").strip()).name
+    if stated:
+        check_name(stated, f"Annotations/{stem}.xml")
     if stated and (images / stated).is_file():
         return images / stated
     raise UserError(f"{images} holds no image for Annotations/{stem}.xml.")

@@ -10,19 +10,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskwell.data.formats.content import (
     Dataset,
     Object,
     Picture,
     clipped_box,
     dropped_note,
-    read_text,
     require_folder,
 )
 from maskwell.data.images import SUFFIXES, image_size
 from maskwell.errors import UserError
+from maskwell.reading import check_name, load_yaml, read_text
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _SLACK = 0.01  # exporters round; more than this beyond [0, 1] is another unit
@@ -46,17 +44,16 @@ def read(folder: Path) -> Dataset:
 
 
 def _from_yaml(folder: Path, path: Path) -> tuple[dict[int, str], dict[str | None, list[Path]]]:
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML ({' '.join(str(error).split())}).") from error
+    content = load_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("names"), list | dict):
         raise UserError(f"{path} has no 'names': a list of class names, or a map from number to name.")
     named = content["names"]
+    pairs = list(named.items() if isinstance(named, dict) else enumerate(named))
+    if any(isinstance(name, list | dict) for _, name in pairs):
+        raise UserError(f"{path}: a name in 'names' is no text.")
     try:
-        pairs = named.items() if isinstance(named, dict) else enumerate(named)
         names = {int(number): str(name) for number, name in pairs}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: the keys of 'names' must be class numbers.") from error
     if len(set(names.values())) < len(names):
         raise UserError(f"{path}: 'names' holds a name twice.")
@@ -65,6 +62,8 @@ def _from_yaml(folder: Path, path: Path) -> tuple[dict[int, str], dict[str | Non
         entry = next((content[key] for key in keys if content.get(key)), None)
         if entry is not None:
             entries = entry if isinstance(entry, list) else [entry]
+            if any(isinstance(e, list | dict) for e in entries):
+                raise UserError(f"{path}: {split!r} is no folder and no list of them.")
             splits[split] = [p for e in entries for p in _entry(folder, path, content, split, str(e))]
     if not splits:
         raise UserError(f"{path} names no split: it needs 'train', 'val' or 'test'.")
@@ -74,8 +73,12 @@ def _from_yaml(folder: Path, path: Path) -> tuple[dict[int, str], dict[str | Non
 def _entry(folder: Path, config: Path, content: dict[str, Any], split: str, entry: str) -> list[Path]:
     """Images of one entry of a split: a folder, or a text file that lists images."""
     # Exports often say '../train/images' or name a root of the machine that made them.
+    root = content.get("path") or "."
+    if not isinstance(root, str):
+        raise UserError(f"{config}: 'path' is no folder's name.")
+    for name in (entry, root):
+        check_name(name, str(config))
     inside = Path(*[part for part in Path(entry).parts if part not in ("..", "/")])
-    root = str(content.get("path") or ".")
     candidates = [folder / root / entry, folder / entry, folder / inside]
     found = next((p for p in candidates if p.exists() and _within(p, folder)), None)
     if found is None:
@@ -85,6 +88,7 @@ def _entry(folder: Path, config: Path, content: dict[str, Any], split: str, entr
     listed = [line.strip() for line in read_text(found).splitlines() if line.strip()]
     paths = []
     for line in listed:
+        check_name(line, str(found))
         path = next((p for p in (found.parent / line, folder / line) if p.is_file()), None)
         if path is None or not _within(path, folder):
             raise UserError(f"{found} lists {line!r}, which is no file in {folder}.")
