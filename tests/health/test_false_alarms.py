@@ -8,19 +8,22 @@ import pytest
 from maskwell.health.engine import Engine
 from maskwell.health.findings import Finding
 from maskwell.health.rules import GROUPS
-from maskwell.health.signals import LOSS, Role
+from maskwell.health.signals import LOSS, LR, Role
 from tests.health.curves import FAMILIES, Values, diverging, shifted
 
 STEPS = 2000
 EVERY = 8
+RATES = {"cyclic": 1e-3 * (1 + 0.35 * np.sin(np.arange(STEPS) / 80))}
 
 
-def hear(values: Values, role: Role = "supervised") -> list[Finding]:
-    """Everything above information that the rules of the loss say of a run with this curve."""
+def hear(values: Values, role: Role = "supervised", rates: Values | None = None) -> list[Finding]:
+    """Everything above information that the rules of the loss say of a run with this curve and rates."""
     engine = Engine({name: kind() for name, kind in GROUPS["dynamics"].items()})
     told: list[Finding] = []
     for step, value in enumerate(values, 1):
         engine.signals.record(LOSS, step, value, role)
+        if rates is not None:
+            engine.signals.record(LR + "all", step, rates[step - 1], "rate")
         engine.signals.step = step
         if step % EVERY == 0:
             told += engine.check("step").news
@@ -35,7 +38,7 @@ def _role(family: str) -> Role:
 def test_healthy_curves_raise_no_alarm(family: str) -> None:
     for seed in range(3):
         values = FAMILIES[family](np.random.default_rng([seed, 7]), STEPS)
-        assert hear(values, _role(family)) == [], seed
+        assert hear(values, _role(family), RATES.get(family)) == [], seed
 
 
 @pytest.mark.parametrize("family", ["cross_entropy", "heavy_detection", "sam_scale", "student"])

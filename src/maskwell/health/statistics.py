@@ -93,7 +93,9 @@ def mann_kendall(values: Values) -> float:
     score = float(np.sign(values[second] - values[first]).sum())
     _, ties = np.unique(values, return_counts=True)
     variance = (n * (n - 1) * (2 * n + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
-    return 0.0 if variance <= 0 else (score - np.sign(score)) / math.sqrt(variance)
+    return (
+        0.0 if variance <= 0 else (score - math.copysign(min(1.0, abs(score)), score)) / math.sqrt(variance)
+    )
 
 
 def trend(values: Values) -> Trend:

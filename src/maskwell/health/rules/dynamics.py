@@ -70,7 +70,7 @@ class LevelShift(Rule):
     baseline: int = 256
     ratio: float = 1.6
     errors: float = 6.0
-    mean_errors: float = 4.0
+    mean_errors: float = 5.0
     back_within: int = 200
     action: Action = "recover"
 
@@ -82,6 +82,8 @@ class LevelShift(Rule):
                 continue
             shift = statistics.level_shift(statistics.log_values(values), self.recent, self.baseline)
             if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
+                continue
+            if shift.ratio <= self.ratio * _planned_rise(signals, self.recent, self.baseline):
                 continue
             # where batches are of two kinds (with objects, without), the median jumps from one to the other
             if shift.mean_errors <= self.mean_errors:
@@ -137,10 +139,9 @@ class Divergence(Rule):
         values = signals.window(stream, self.block * count)
         if stream.role not in GUIDED or len(values) < self.block * count or values.min() < 0:
             return
-        if _rate_rose(signals, len(values)):
-            return
+        planned = math.log(_planned_rise(signals, len(values) // 2, len(values) - len(values) // 2))
         medians = statistics.block_medians(statistics.log_values(values), self.block, count)
-        needed = math.log1p(self.rise)
+        needed = math.log1p(self.rise) + planned
         for last in range(self.blocks, count + 1):
             part = medians[last - self.blocks : last]
             found = statistics.trend(part)
@@ -182,13 +183,20 @@ class LossPlateau(Rule):
             yield Symptom("info", f"the loss lies on a plateau since {len(values)} steps", evidence)
 
 
-def _rate_rose(signals: Signals, steps: int) -> bool:
-    """Whether any optimiser's rate climbed by a fifth within the last steps."""
+def _planned_rise(signals: Signals, recent: int, before: int) -> float:
+    """Factor by which any optimiser's rate rose gradually, from the steps before to the recent ones.
+
+    A loss that rises no more than its rate, in a cycle, does as planned; a jump of the rate is no plan.
+    """
+    factor = 1.0
     for _, stream in signals.under(LR):
-        rates = stream.tail(stream.capacity, signals.step - steps)
-        if len(rates) > 1 and rates[-1] > 1.2 * rates.min():
-            return True
-    return False
+        rates = stream.tail(stream.capacity, signals.step - recent - before)
+        rates = rates[rates > 0]
+        if len(rates) < 8 or (rates[1:] > 1.5 * rates[:-1]).any():
+            continue
+        split = max(1, len(rates) * before // (recent + before))
+        factor = max(factor, float(rates[split:].max(initial=0.0) / np.median(rates[:split])))
+    return factor
 
 
 def _rate_fell(signals: Signals, steps: int) -> bool:
@@ -202,7 +210,7 @@ def _rate_fell(signals: Signals, steps: int) -> bool:
 
 @dataclass(kw_only=True)
 class NotLearning(Rule):
-    """After some hundred steps the loss is no lower than at the start."""
+    """In some hundred steps the loss was at no time lower than at the start (best of blocks of 50)."""
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "L05"
@@ -221,21 +229,25 @@ class NotLearning(Rule):
     until: int = 600
     first: int = 50
     p: float = 0.05
-    margin: float = 0.98
+    margin: float = 0.95
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom, while the first steps are still what to compare with."""
         stream = signals.get(LOSS)
         if not self.after <= stream.seen <= self.until or stream.role not in GUIDED:
             return
-        begin, now = np.asarray(stream.first[: self.first]), stream.tail(self.first)
-        if len(now) < self.first or (signals.learning_rate or 1.0) == 0:
+        begin, later = np.asarray(stream.first[: self.first]), stream.tail(stream.seen - self.first)
+        if (signals.learning_rate or 1.0) == 0:
             return
-        p = statistics.lower_later(begin, now)
-        before, after = float(np.median(begin)), float(np.median(now))
-        if p > self.p and after > self.margin * before:
+        blocks = later[-(len(later) // self.first) * self.first :].reshape(-1, self.first)
+        best = blocks[int(np.argmin(np.median(blocks, axis=1)))]
+        p = min(1.0, len(blocks) * statistics.lower_later(begin, best))
+        before, after = float(np.median(begin)), float(np.median(best))
+        lower_mean = float(blocks.mean(axis=1).min()) < self.margin * float(begin.mean())
+        if p > self.p and after > self.margin * before and not lower_mean:
             rate = signals.learning_rate
-            high = after > 1.05 * before
+            after = float(np.median(blocks[-1]))
+            high = after > 1.2 * before
             causes = {"lr_high": 0.6, "divergence": 0.3} if high else None
             text = f"after {stream.seen} steps the loss is no lower than at the start"
             evidence = {"first": before, "now": after, "p": p, **({"learning_rate": rate} if rate else {})}
@@ -267,15 +279,15 @@ class Oscillation(Rule):
         values = signals.window(signals.get(LOSS), self.block * self.blocks)
         if len(values) < self.block * self.blocks:
             return
-        medians = statistics.block_medians(values, self.block, self.blocks)
-        swing, middle = float(np.median(np.abs(np.diff(medians)))), float(np.median(medians))
-        # what medians of blocks differ by, if every block had the same level
-        inside = statistics.robust_sigma((values.reshape(self.blocks, -1) - medians[:, None]).ravel())
-        noise = statistics.MEDIAN_ERROR * inside * math.sqrt(2 / self.block)
-        turning, alternating = statistics.sign_changes(medians), statistics.autocorrelation(np.diff(medians))
-        strong = swing > max(self.amplitude * abs(middle), self.times_noise * noise)
+        logs = statistics.log_values(values).reshape(self.blocks, self.block)
+        means = logs.mean(axis=1)
+        swing = float(np.median(np.abs(np.diff(means))))
+        # what means of blocks differ by, if every block had the same level
+        noise = float(logs.std(axis=1).mean()) * math.sqrt(2 / self.block)
+        turning, alternating = statistics.sign_changes(means), statistics.autocorrelation(np.diff(means))
+        strong = swing > max(math.log1p(self.amplitude), self.times_noise * noise)
         if strong and turning > self.turns and alternating < self.alternation:
-            evidence = {"swing": swing, "median": middle, "turning": turning, "autocorrelation": alternating}
+            evidence = {"swing": math.expm1(swing), "turning": turning, "autocorrelation": alternating}
             yield Symptom("warn", "the loss swings up and down", evidence, scaled_rate(signals, 0.3))
 
 

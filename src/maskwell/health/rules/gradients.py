@@ -13,6 +13,7 @@ from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom, listed, scaled_rate
 from maskwell.health.signals import (
+    BAD_GRADIENT,
     GRAD,
     GRAD_CLIPPED,
     GRAD_COSINE,
@@ -23,14 +24,10 @@ from maskwell.health.signals import (
     NOISE_LARGE,
     NOISE_RATIO,
     NOISE_SMALL,
-    NONFINITE,
     UNCHANGED,
     UPDATE,
     Signals,
 )
-
-GRADIENT = "the gradient"
-"""Name of the stream under ``nonfinite/`` that means the gradients of any optimiser."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +47,7 @@ class NonFiniteGradient(Rule):
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom: an error where it happens again and again."""
-        stream = signals.get(NONFINITE + GRADIENT)
+        stream = signals.get(BAD_GRADIENT)
         recent = stream.tail(self.in_window, signals.step - self.window)
         if len(recent):
             again = len(recent) >= self.in_window
@@ -337,7 +334,8 @@ class GradientsNotZeroed(Rule):
         for name, stream in signals.under(GRAD_COSINE + "/"):
             cosines = stream.tail(self.steps)
             norms = signals.get(GRAD + name).tail(self.steps)
-            if len(cosines) < self.steps or len(norms) < self.steps:
+            together = signals.get(GRAD + name).latest_step == stream.latest_step
+            if len(cosines) < self.steps or len(norms) < self.steps or not together:
                 continue
             growing = float((np.diff(norms) > 0).mean())
             if float(np.median(cosines)) > self.cosine and growing > 0.8 and norms[-1] > 1.3 * norms[0]:
