@@ -54,7 +54,9 @@ def _rules(health: DictConfig | None) -> dict[str, Rule]:
     if not health or not health.get("rules"):
         raise UserError("health=none has no rules: choose health=default or a guide_<family>.")
     return {
-        str(name): build.part(node, f"health.rules.{name!s}") for name, node in health.rules.items() if node is not None
+        str(name): build.part(node, f"health.rules.{name!s}")
+        for name, node in health.rules.items()
+        if node is not None
     }
 
 
@@ -119,7 +121,8 @@ def _show(engine: Engine, notes: Notes, path: Path) -> None:
     told = sum(incident.severity == "info" for incident in engine.incidents)
     more = f", {told} more for information" if told else ""
     signals = engine.signals
-    print(f"\nverdict: {engine.verdict} after {signals.step} steps ({len(engine.ranked_incidents)} incidents{more})")
+    count = len(engine.ranked_incidents)
+    print(f"\nverdict: {engine.verdict} after {signals.step} steps ({count} incidents{more})")
     print(f"report: {path}")
 
 

@@ -84,6 +84,7 @@ class LossHealth(Callback):
         self._validated = False
         self._told: set[str] = set()
         self._epoch = readings.EpochMean()
+        self._trainer: Trainer | None = None
         self._open_epoch = 0  # the epoch, from 1, that it belongs to
 
     @property
@@ -102,6 +103,7 @@ class LossHealth(Callback):
         self._write(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer
         self.steps.begin(trainer, pl_module)
 
     def on_train_batch_start(
@@ -207,11 +209,13 @@ class LossHealth(Callback):
                 console.tell(finding)
         elif trainer.world_size == 1:  # the other ranks do not come to a collective
             self.steps.buffer.read(trainer)
+        self._trainer = None
         self.steps.end()
         self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.steps.buffer.read(trainer)
+        self._trainer = None
         self.steps.end()
         path = self._write(trainer)
         if self.recovery is not None:
@@ -274,6 +278,8 @@ class LossHealth(Callback):
         self.steps.add_capture(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
+        if self._trainer is not None:
+            self.steps.buffer.read(self._trainer)
         return {
             "engine": self.engine.state_dict(),
             "probed": self._probed,

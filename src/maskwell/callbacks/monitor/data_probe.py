@@ -151,7 +151,7 @@ def _add_boxes(facts: SplitFacts, boxes: Tensor) -> None:
 
 
 def _add_foreign(facts: SplitFacts, entry: Any) -> None:
-    """A tuple (input, target) or a mapping: the first image-like tensor, and an integer class of its target."""
+    """A tuple (input, target) or a mapping: its first image-like tensor, and a class or boxes as target."""
     found = [t for _, t in tensors(entry) if t.is_floating_point() or t.dtype == torch.uint8]
     if not found:
         return

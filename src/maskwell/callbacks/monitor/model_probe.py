@@ -119,7 +119,7 @@ def lint(
         and max(ahead) > 2 * ahead[0]
     ):
         found["warmup_too_long"] = len(ahead)
-    for stopper in trainer.callbacks:
+    for stopper in callbacks:
         if isinstance(stopper, EarlyStopping) and trainer.max_epochs and trainer.max_epochs > 1:
             every = trainer.check_val_every_n_epoch or 1
             own_unit = getattr(stopper, "iterations", None)
@@ -136,7 +136,8 @@ def lint(
 def unknown_monitors(trainer: Trainer, signals: Signals, step: int) -> None:
     """After the first validation: callbacks that watch what is not logged."""
     logged = set(trainer.callback_metrics)
-    lost = [c for c in trainer.callbacks if _watches(c) and c.monitor not in logged]  # type: ignore[attr-defined]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    lost = [c for c in callbacks if _watches(c) and c.monitor not in logged]
     if lost:
         signals.record(LINT + "monitor_unknown", step, len(lost), "count")
 

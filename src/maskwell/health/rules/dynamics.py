@@ -12,7 +12,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import CHANGES, GUIDED, Clock, Rule, Symptom, scaled_rate
-from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, Signals, Stream
+from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, Signals
 
 
 def _names(symptom_of: str, total: bool) -> str:
@@ -77,35 +77,42 @@ class LevelShift(Rule):
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """The total, and supervised parts that jump alone; an error where it does not come back."""
         for name, stream in signals.losses(("supervised",)):
-            values = signals.window(stream, self.baseline + self.recent)
-            if len(values) < self.baseline + self.recent or (values < 0).any():
+            values = signals.window(stream, self.baseline + self.back_within)
+            if len(values) < self.baseline + self.recent or values.min() < 0:
                 continue
-            shift = statistics.level_shift(statistics.log_values(values), self.recent, self.baseline)
-            if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
+            logs = statistics.log_values(values)
+            found = self._shift(signals, logs[-self.baseline - self.recent :])
+            lasting = found is None and self._lasting(logs)
+            if found is None and lasting:
+                found = self._shift(signals, logs[: self.baseline + self.recent])
+            if found is None:
                 continue
-            if shift.ratio <= self.ratio * _planned_rise(signals, self.recent, self.baseline):
-                continue
-            # where batches are of two kinds (with objects, without), the median jumps from one to the other
-            if shift.mean_errors <= self.mean_errors:
-                continue
-            lasting = self._lasting(signals, stream)
             yield Symptom(
                 "error" if lasting else "warn",
-                f"{_names(name, name == LOSS)} jumped to {shift.ratio:.1f} times its level"
+                f"{_names(name, name == LOSS)} jumped to {found.ratio:.1f} times its level"
                 + (" and stays there" if lasting else ""),
-                {"ratio": shift.ratio, "standard_errors": shift.errors},
+                {"ratio": found.ratio, "standard_errors": found.errors},
                 (*scaled_rate(signals, 0.3), "callbacks.grad_clip.max_norm=0.1"),
                 subject="" if name == LOSS else name,
             )
 
-    def _lasting(self, signals: Signals, stream: Stream) -> bool:
-        """Whether all of the last ``back_within`` steps lie above the level before them."""
-        values = signals.window(stream, self.baseline + self.back_within)
-        if len(values) < self.baseline + self.back_within:
+    def _shift(self, signals: Signals, logs: statistics.Values) -> statistics.Shift | None:
+        """The change of level at the end of ``logs``, where it is one."""
+        shift = statistics.level_shift(logs, self.recent, self.baseline)
+        if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
+            return None
+        # where batches are of two kinds (with objects, without), the median jumps from one to the other
+        if shift.mean_errors <= self.mean_errors:
+            return None
+        planned = _planned_rise(signals, self.recent, self.baseline)
+        return shift if shift.ratio > self.ratio * planned else None
+
+    def _lasting(self, logs: statistics.Values) -> bool:
+        """Whether all of the last ``back_within`` steps lie above the level of those before them."""
+        if len(logs) < self.baseline + self.back_within:
             return False
-        logs = statistics.log_values(values)
         before = float(np.median(logs[: self.baseline]))
-        blocks = statistics.block_medians(logs[-self.back_within :], self.recent)
+        blocks = statistics.block_medians(logs[self.baseline :], self.recent)
         return bool((blocks > before + math.log(self.ratio)).all())
 
 
