@@ -1,0 +1,1 @@
+"""The proof of the health monitor: faults injected into real trainings."""
