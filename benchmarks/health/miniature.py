@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from benchmarks.health.catalogue import Family
 
-SIZE = 32
-"""Side of the images, px."""
+SIZE = 128
+"""Side of the images in their files, px: four cells each, more or less; the networks see them smaller."""
 STATIC, MOVING = "static", "moving"
 """A fault that is there from the beginning, and one that begins behind a healthy prefix."""
 PREFIX = (300, 380)
@@ -100,7 +100,7 @@ MINIATURES: dict[Family, Miniature] = {
         (
             "model=points",
             *_CELLS,
-            f"model.image_size={SIZE}",
+            "model.image_size=64",
             "model.hidden=16",
             "model.encoder.width=16",
             "model.states=4",
@@ -122,6 +122,7 @@ MINIATURES: dict[Family, Miniature] = {
             "data=semi",
             "data.coco=true",
             "data.near_duplicates=false",
+            "model.image_size=48",
             "data.augment=null",
             "data.num_workers=0",
             "data.batch_size=2",
@@ -144,7 +145,7 @@ MINIATURES: dict[Family, Miniature] = {
             "model=detr",
             *_CELLS,
             "model.architecture=detr",
-            "model.image_size=null",
+            "model.image_size=64",
             "model.queries=20",
         ),
         "model.recipe.optim.lr",
@@ -158,7 +159,7 @@ MINIATURES: dict[Family, Miniature] = {
         (
             "model=sam_lora",
             *_CELLS,
-            "model.image_size=32",
+            "model.image_size=64",
             "data.prompts.num_negatives=0",
         ),
         "optim.lr",
