@@ -32,7 +32,7 @@ def cfg_with(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Di
 
 def test_every_file_belongs_to_a_tested_group() -> None:
     tested = {"model", "data", "optim", "trainer", "callbacks", "logger", "health", "experiment", "debug"}
-    roots = {"train", "evaluate", "predict"}
+    roots = {"train", "evaluate", "predict", "diagnose"}
     for file in CONF.rglob("*.yaml"):
         group = file.relative_to(CONF).parts[0]
         assert group in tested | {"paths", "hydra"} or file.stem in roots, file
@@ -91,9 +91,10 @@ def test_optimisers_build(choice: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert hasattr(build._build(cfg_with(choice, tmp_path, monkeypatch).optim, "optim"), "build")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "predict", "diagnose"])
 def test_other_roots_compose(name: str) -> None:
-    cfg, _ = compose.compose(name, ["input=x"] if name == "predict" else ["data.root=x"])
+    given = {"predict": ["input=x"], "evaluate": ["data.root=x"]}.get(name, [])
+    cfg, _ = compose.compose(name, given)
     assert OmegaConf.to_container(cfg, resolve=True)
 
 

@@ -22,6 +22,7 @@ from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
 from maskwell.data.layouts import Layout
 from maskwell.errors import UserError
+from maskwell.diagnosis import diagnose as diagnose
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
 

@@ -61,6 +61,11 @@ def datamodule(cfg: DictConfig, built: BaseTask) -> DataModule:
     return data
 
 
+def part(node: DictConfig, key: str) -> Any:
+    """What a single node names, as a rule of the monitor; ``key`` is its place, for errors."""
+    return _build(node, key)
+
+
 def callbacks(cfg: DictConfig) -> list[Callback]:
     """The monitor of the group ``health`` and every named entry of ``callbacks`` that is not null."""
     monitor = [_build(cfg.health, "health")] if cfg.health else []

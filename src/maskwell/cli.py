@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from maskwell import compose, runs, schema, stored_groups
 from maskwell.errors import UserError
 
-VERBS = ("train", "evaluate", "predict")
+VERBS = ("train", "evaluate", "predict", "diagnose")
 
 
 def main(verb: str) -> None:
@@ -26,6 +26,8 @@ def main(verb: str) -> None:
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets exceptions through to us
     schema.register()
+    if verb == "diagnose":
+        sys.argv[1:] = [_as_input(argument) for argument in sys.argv[1:]]
     try:
         sys.argv[1:] = stored_groups.added(verb, sys.argv[1:], _search_of(sys.argv))
     except UserError as error:
@@ -84,6 +86,13 @@ def console() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         _refuse(UserError(f"Name what to do: maskwell {'|'.join(VERBS)} key=value ... (--help after it)."))
     main(sys.argv.pop(1))
+
+
+def _as_input(argument: str) -> str:
+    """A bare path as ``input=PATH``, quoted for Hydra where it has to be."""
+    if "=" in argument or argument.startswith(("-", "+", "~")):
+        return argument
+    return f"input={argument}" if argument.isidentifier() else "input='" + argument.replace("'", "\\'") + "'"
 
 
 def _search_of(argv: list[str]) -> list[str]:

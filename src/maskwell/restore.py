@@ -65,6 +65,18 @@ def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None
     return Restored(task, cfg, tuple(content.get("categories", ())), path)
 
 
+def fresh(content: dict[str, Any], path: Path) -> tuple[BaseTask, int]:
+    """The task that a checkpoint was written of, to be trained on, and the seed of its run.
+
+    Raises:
+        UserError: as :func:`restore`.
+    """
+    cfg = _config(content, path)
+    task = build.task(cfg)
+    load_weights(task, content, path)
+    return task, int(cfg.get("seed", 0))
+
+
 def load_weights(task: BaseTask, content: dict[str, Any], path: Path) -> None:
     """Put a checkpoint's weights into a task of its family; frozen weights may be missing in it.
 

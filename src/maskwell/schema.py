@@ -80,9 +80,22 @@ class EvaluateConfig:
     seed: int = 0
 
 
+@dataclass
+class DiagnoseConfig:
+    """Root of ``diagnose.yaml``."""
+
+    health: dict[str, Any] | None = None
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    input: str | None = None
+    replay: str | None = None
+    run: str | None = None
+    output: str | None = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra; called once by the entry points."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="predict_schema", node=PredictConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="diagnose_schema", node=DiagnoseConfig)

@@ -36,7 +36,7 @@ def added(verb: str, arguments: Sequence[str], search: Sequence[str] = ()) -> li
     Raises:
         UserError: ``last`` is asked for and there is no run.
     """
-    wanted = _value(KEYS[verb], arguments)
+    wanted = _value(KEYS[verb], arguments) if verb in KEYS else None
     if wanted is None:
         return list(arguments)
     given = {key: value for key, _, value in (a.lstrip("+").partition("=") for a in arguments)}

@@ -10,7 +10,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from maskwell.callbacks.doubling import doubling_ratios, loss_function
+from maskwell.callbacks.doubling import doubling_ratios
+from maskwell.callbacks.monitor.forward import loss_of, scalars
 from maskwell.data.sample import Batch, Geometry, Sample
 
 
@@ -41,9 +42,10 @@ def _batch(size: int = 6) -> dict[str, Any]:
 
 
 def _ratios(module: LightningModule, batch: Any) -> dict[str, tuple[float, float]]:
-    loss_on = loss_function(module, batch)
-    assert loss_on is not None
-    return doubling_ratios(module, batch, loss_on, nullcontext)
+    offered = loss_of(module, batch)
+    assert offered is not None
+    ask, own = offered
+    return doubling_ratios(module, own, lambda b: scalars(ask(b)), nullcontext)
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("mean", 1.0), ("sum", 2.0)])
@@ -95,7 +97,7 @@ def test_noise_of_a_random_loss_is_reported() -> None:
 
 
 def test_a_module_that_offers_nothing_is_left_alone() -> None:
-    assert loss_function(LightningModule(), torch.zeros(2)) is None
+    assert loss_of(LightningModule(), torch.zeros(2)) is None
 
 
 def test_batches_of_this_package_are_doubled_with_their_samples() -> None:

@@ -49,5 +49,6 @@ def test_ranks_skip_and_stop_together(tmp_path: Path) -> None:
     assert first["iteration"] == second["iteration"] == 4  # rank 0 alone would never have seen a fault
     assert first["weight"] == second["weight"] and all(math.isfinite(w) for w in first["weight"])
     assert first["epoch_loss"] == second["epoch_loss"]
-    assert first["stop_reason"].startswith("health: the loss of another process is NaN")
-    assert second["stop_reason"].startswith("health: loss_box is NaN")
+    # numbers are means over ranks: both hear of the part that only one of them saw
+    assert first["stop_reason"] == second["stop_reason"]
+    assert first["stop_reason"].startswith("health: loss_box is NaN")

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskwell.callbacks.monitor.rng import untouched
 from maskwell.data.sample import Batch
 
 LossOn = Callable[[Any], dict[str, float]]
-
-
-def loss_function(module: LightningModule, batch: Any) -> LossOn | None:
-    """How to get the loss of a batch outside a training step; None where the module offers no way.
-
-    Any module may offer ``loss_on(batch)``, which returns a scalar or a mapping of scalars with
-    "loss" among them; tasks of this package are asked by ``step``.
-    """
-    offered: Any = module
-    if hasattr(module, "loss_on"):
-        return lambda b: _scalars(offered.loss_on(b))
-    if isinstance(batch, Batch) and hasattr(module, "step"):
-        return lambda b: _of_step(offered.step(b, "train"))
-    return None
 
 
 def doubling_ratios(
@@ -48,7 +33,7 @@ def doubling_ratios(
     Args:
         module: what is trained.
         batch: a training batch on the module's device.
-        loss_on: from :func:`loss_function`.
+        loss_on: batch -> loss and parts by name.
         context: the precision context of a training step.
         seeds: of what is random in the loss (sampled points): both sides are means over them.
     """
@@ -56,7 +41,7 @@ def doubling_ratios(
     once, twice = _take(batch, rows), _take(batch, [*rows, *rows])
     single: list[dict[str, float]] = []
     double: list[dict[str, float]] = []
-    with _untouched(module), torch.no_grad(), context():
+    with untouched(module), torch.no_grad(), context():
         for seed in seeds:
             for target, results in ((once, single), (twice, double)):
                 torch.manual_seed(seed)
@@ -69,36 +54,6 @@ def doubling_ratios(
         spread = sum(max(r[name] for r in rs) - min(r[name] for r in rs) for rs in (single, double))
         ratios[name] = (fmean(r[name] for r in double) / base, spread / abs(base))
     return ratios
-
-
-@contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards modes, buffers and random states are restored."""
-    modes = {m: m.training for m in module.modules()}
-    buffers = {b: b.clone() for b in module.buffers()}
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            module.eval()
-            yield
-    finally:
-        for inner, mode in modes.items():
-            inner.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers.items():
-                buffer.copy_(before)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _of_step(output: Any) -> dict[str, float]:
-    return _scalars({"loss": output.loss, **output.parts})
-
-
-def _scalars(result: Tensor | Mapping[str, Tensor]) -> dict[str, float]:
-    named = result if isinstance(result, Mapping) else {"loss": result}
-    return {name: float(value) for name, value in named.items() if torch.as_tensor(value).numel() == 1}
 
 
 def _size(batch: Any) -> int:

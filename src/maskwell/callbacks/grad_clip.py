@@ -68,12 +68,13 @@ class GradClip(Callback):
         # the one transfer of a step; what is logged below comes from it
         measured = torch.stack([total, *(norm.to(total) for norm in norms)]).tolist()
         if not torch.isfinite(torch.tensor(measured[0])):
-            self._skip(parameters)
+            self.skip(parameters)
         else:
             self._clip(parameters, total, measured[0], suffix)
         pl_module.log_dict(self._figures(optimizer, measured, suffix), on_step=True, on_epoch=False)
 
-    def _skip(self, parameters: list[nn.Parameter]) -> None:
+    def skip(self, parameters: list[nn.Parameter]) -> None:
+        """Drop the gradients of a step, which then does nothing, and count it."""
         self.skipped += 1
         for parameter in parameters:
             parameter.grad = None

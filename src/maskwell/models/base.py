@@ -79,6 +79,8 @@ class BaseTask(LightningModule):
     """Then also: iterations between two validations."""
     own_rates: str | None = None
     """Where a family makes its optimisers itself, without the group optim: the keys that set them."""
+    rate_key = "optim.lr"
+    """The key of the learning rate, as remedies name it."""
     max_norm: float | None = 1.0
     """Bound of the gradient norm that suits the family (callbacks.grad_clip.max_norm=auto); None: none."""
     threshold: float | None = None
@@ -98,6 +100,14 @@ class BaseTask(LightningModule):
     def needs_unlabelled(self) -> bool:
         """Whether its training batches hold unlabelled images too."""
         return False
+
+    @property
+    def planned_changes(self) -> Mapping[int, str]:
+        """Iteration -> kind of change that the training makes by plan, so that the monitor takes it for none.
+
+        The kinds are those of :data:`maskwell.health.signals.EVENTS`.
+        """
+        return {}
 
     @property
     def confusion(self) -> Tensor | None:
@@ -160,6 +170,10 @@ class BaseTask(LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         optimiser, schedule = self.optim.build(self.trainable_parameters(), total)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_loss(self, batch: Any) -> Tensor:
+        """The loss that a training batch is learnt by, with its graph: what a replay goes through."""
+        return self.step(batch, "train").loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Step, log, and hand parts and facts to the callbacks (in ``outputs``)."""

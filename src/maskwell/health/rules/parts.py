@@ -6,26 +6,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from maskwell.health.rules.base import Clock, Rule, Symptom
 from maskwell.health.signals import PART, Signals
 
 
 @dataclass(kw_only=True)
 class DeadPart(Rule):
-    """A supervised part of the loss was exactly 0 in each of the last ``steps`` steps.
+    """A supervised part of the loss was exactly 0, or exactly the same, in each of the last ``steps`` steps.
 
     Parts with another role (consistency, adversarial, regulariser) may rest at 0 by design.
     """
 
     clock: ClassVar[Clock] = "step"
+    code: ClassVar[str] = "L08"
     depth: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = (PART,)
+    supports: ClassVar[dict[str, float]] = {"dead_component": 0.9, "no_targets": 0.3}
+    denies: ClassVar[dict[str, float]] = {"dead_component": 0.7}
     steps: int = 64
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """One symptom per part."""
         for name, stream in signals.under(PART):
-            last = stream.last(self.steps)
-            if stream.role == "supervised" and len(last) == self.steps and not any(last):
+            last = stream.tail(self.steps)
+            if stream.role != "supervised" or len(last) < self.steps:
+                continue
+            if not last.any():
                 always = not stream.nonzero
                 yield Symptom(
                     "warn",
@@ -35,3 +43,6 @@ class DeadPart(Rule):
                     ("debug=overfit",),
                     subject=name,
                 )
+            elif np.ptp(last) == 0:
+                text = f"{name} is exactly the same in every step: it does not depend on what is learnt"
+                yield Symptom("warn", text, {"steps": self.steps, "value": float(last[-1])}, (), name)

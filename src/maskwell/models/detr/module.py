@@ -50,6 +50,7 @@ class Detr(BaseTask):
 
     family = "detr"
     own_rates = "model.recipe.optim"
+    rate_key = "model.recipe.optim.lr"
     net: Detector
     teacher: Teacher | None
 

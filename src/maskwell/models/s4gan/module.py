@@ -52,6 +52,7 @@ class S4Gan(BaseTask):
     monitor = "val/miou"
     semantic = True
     own_rates = "model.rates.lr_generator, model.rates.lr_discriminator and the rest of model.rates"
+    rate_key = "model.rates.lr_generator"
     generator: net.Generator
     teacher: Teacher
     tally: PseudoTally
@@ -104,6 +105,12 @@ class S4Gan(BaseTask):
     def needs_unlabelled(self) -> bool:
         """Whether its training batches must hold unlabelled images."""
         return self.recipe.unlabelled
+
+    @property
+    def planned_changes(self) -> Mapping[int, str]:
+        """The iteration in which pseudo-labels begin to count."""
+        late = self.recipe.unlabelled and self.recipe.lambda_st > 0
+        return {self.recipe.st_start + 1: "self_training"} if late else {}
 
     @property
     def confusion(self) -> Tensor | None:
@@ -199,6 +206,11 @@ class S4Gan(BaseTask):
         return self.record_training(
             StepOutput(parts["loss_g"], parts, facts), size=sum(len(part) for part in batch.values())
         )
+
+    def training_loss(self, batch: Mapping[str, Batch]) -> Tensor:
+        """Those of both networks together."""
+        losses = self._losses(batch)
+        return losses.generator if losses.discriminator is None else losses.generator + losses.discriminator
 
     def _losses(self, batch: Mapping[str, Batch]) -> Losses:
         unlabelled = batch.get("unlabelled") if self.recipe.unlabelled else None

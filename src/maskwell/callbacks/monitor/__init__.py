@@ -1,0 +1,1 @@
+"""The parts of :class:`~maskwell.callbacks.loss_health.LossHealth`: what it measures, and how it acts."""

@@ -1,0 +1,216 @@
+"""What the first samples of the loaders look like: the measurements behind the data rules."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from maskwell.callbacks.monitor.plain import tensors
+from maskwell.data.sample import IGNORE, Sample
+from maskwell.health import statistics
+from maskwell.health.signals import PREFLIGHT, Signals
+
+BINS = np.linspace(-4.0, 4.0, 33)
+PIXELS = 1024
+"""Values of each image that enter its histogram."""
+
+
+@dataclass
+class SplitFacts:
+    """What was seen of one split."""
+
+    hashes: set[bytes] = field(default_factory=set)
+    histograms: list[statistics.Values] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    low: float = float("inf")
+    high: float = float("-inf")
+    seen: int = 0
+    labelled: int = 0
+    targets: int = 0
+    empty: int = 0
+
+
+def measure(
+    trainer: Trainer, module: LightningModule, signals: Signals, seconds: float, samples: int = 64
+) -> None:
+    """Record the facts of the training and validation data under ``preflight/``, for so many seconds.
+
+    Random states are the caller's to keep.
+    """
+    deadline = time.monotonic() + seconds
+    sets = {"train": _dataset(trainer.train_dataloader), "val": _dataset(trainer.val_dataloaders)}
+    facts: dict[str, SplitFacts] = {}
+    for split, dataset in sets.items():
+        size = _size(dataset)
+        if size is None:
+            continue
+        signals.record(f"{PREFLIGHT}size/{split}", 0, size, "count")
+        until = deadline if split == "val" else time.monotonic() + seconds / 2
+        facts[split] = _look(dataset, size, samples, until, _classes(module))
+    train = facts.get("train")
+    if train is None or not train.seen:
+        return
+    _record_train(train, signals, _normalisation(module))
+    if "val" in facts and facts["val"].seen:
+        _record_shift(train, facts["val"], signals)
+    for split, found in facts.items():
+        for name, count in found.classes.items():
+            signals.record(f"{PREFLIGHT}class/{split}/{name}", 0, count, "count")
+
+
+def _record_train(train: SplitFacts, signals: Signals, normalisation: tuple[float, float] | None) -> None:
+    if train.labelled:
+        signals.record(PREFLIGHT + "empty_share", 0, train.empty / train.labelled, "rate")
+        signals.record(PREFLIGHT + "targets_per_sample", 0, train.targets / train.labelled, "count")
+    for problem, count in train.problems.items():
+        signals.record(f"{PREFLIGHT}label/{problem}", 0, count / train.seen, "rate")
+    if np.isfinite(train.high):
+        largest = max(abs(train.low), abs(train.high))
+        signals.record(PREFLIGHT + "input_largest", 0, largest, "norm")
+        if normalisation is not None:
+            low, high = normalisation
+            signals.record(PREFLIGHT + "input_low", 0, (train.low - low) / (high - low), "norm")
+            signals.record(PREFLIGHT + "input_high", 0, (train.high - low) / (high - low), "norm")
+
+
+def _record_shift(train: SplitFacts, val: SplitFacts, signals: Signals) -> None:
+    overlap = len(train.hashes & val.hashes)
+    signals.record(PREFLIGHT + "overlap/val", 0, overlap, "count")
+    if min(len(train.histograms), len(val.histograms)) < 8:
+        return
+    stack = np.stack(train.histograms)
+    halves = statistics.population_stability(stack[::2].sum(0), stack[1::2].sum(0))
+    shift = statistics.population_stability(np.stack(val.histograms).sum(0), stack.sum(0))
+    signals.record(PREFLIGHT + "shift_noise", 0, halves, "norm")
+    signals.record(PREFLIGHT + "shift/val", 0, shift, "norm")
+
+
+def _look(dataset: Any, size: int, samples: int, deadline: float, classes: tuple[str, ...]) -> SplitFacts:
+    facts = SplitFacts()
+    for index in np.unique(np.linspace(0, size - 1, min(samples, size)).astype(int)).tolist():
+        if time.monotonic() > deadline:
+            break
+        try:
+            entry = dataset[index]
+        except (IndexError, KeyError, TypeError):  # a dataset with keys of its own
+            break
+        _add_sample(facts, entry, classes) if isinstance(entry, Sample) else _add_foreign(facts, entry)
+    return facts
+
+
+def _add_sample(facts: SplitFacts, sample: Sample, classes: tuple[str, ...]) -> None:
+    facts.seen += 1
+    _add_image(facts, sample.image)
+    names = classes or tuple(map(str, range(int(sample.labels.max()) + 1 if len(sample.labels) else 0)))
+    semantic = sample.semantic
+    if semantic is not None:
+        known = semantic[semantic != IGNORE]
+        facts.labelled += 1
+        facts.targets += int(known.numel() > 0)
+        facts.empty += known.numel() == 0
+        facts.problems["all_ignored"] += known.numel() == 0
+        facts.problems["class_out_of_range"] += bool(
+            len(classes) and known.numel() and known.max() >= len(classes)
+        )
+        for label, count in enumerate(
+            torch.bincount(known.flatten(), minlength=len(names)).tolist()[: len(names)]
+        ):
+            if count:
+                facts.classes[names[label]] += count
+        return
+    facts.labelled += 1
+    facts.targets += len(sample.labels)
+    facts.empty += len(sample.labels) == 0
+    labels = sample.labels.tolist()
+    facts.problems["class_out_of_range"] += any(not 0 <= label < max(len(names), 1) for label in labels)
+    for label in labels:
+        if 0 <= label < len(names):
+            facts.classes[names[label]] += 1
+    _add_boxes(facts, sample.boxes)
+    if sample.points is not None and len(sample.points):
+        outside = (sample.points < -1e-3) | (sample.points > 1 + 1e-3)
+        facts.problems["point_outside"] += bool(outside.any())
+
+
+def _add_boxes(facts: SplitFacts, boxes: Tensor) -> None:
+    if not len(boxes):
+        return
+    facts.problems["box_outside"] += bool((boxes > 1.05).any() or (boxes < -0.05).any())
+    facts.problems["box_inside_out"] += bool((boxes[:, 2:] < boxes[:, :2] - 1e-6).any())
+    facts.problems["duplicate_box"] += len(torch.unique(boxes, dim=0)) < len(boxes)
+
+
+def _add_foreign(facts: SplitFacts, entry: Any) -> None:
+    """A tuple (input, target) or a mapping: the first image-like tensor, and an integer class of its target."""
+    found = [t for _, t in tensors(entry) if t.is_floating_point() or t.dtype == torch.uint8]
+    if not found:
+        return
+    facts.seen += 1
+    _add_image(facts, found[0])
+    target = entry[1] if isinstance(entry, list | tuple) and len(entry) > 1 else None
+    if isinstance(target, int) or (
+        isinstance(target, Tensor) and target.ndim == 0 and not target.is_floating_point()
+    ):
+        facts.classes[str(int(target))] += 1
+    if isinstance(target, Mapping) and isinstance(target.get("boxes"), Tensor):
+        facts.labelled += 1
+        facts.targets += len(target["boxes"])
+        facts.empty += len(target["boxes"]) == 0
+
+
+def _add_image(facts: SplitFacts, image: Tensor) -> None:
+    values = image.detach().cpu().reshape(-1)
+    if values.numel() == 0:
+        return
+    facts.hashes.add(hashlib.sha1(values.contiguous().numpy().tobytes()).digest())
+    values = values.float()
+    finite = values[torch.isfinite(values)]
+    if finite.numel() == 0:
+        return
+    facts.low = min(facts.low, float(finite.min()))
+    facts.high = max(facts.high, float(finite.max()))
+    strided = finite[:: max(1, finite.numel() // PIXELS)].numpy()
+    counts, _ = np.histogram(np.clip(strided, BINS[0], BINS[-1]), BINS)
+    facts.histograms.append(counts.astype(np.float64))
+
+
+def _normalisation(module: LightningModule) -> tuple[float, float] | None:
+    """What the declared normalisation makes of 0 and 1, over all channels."""
+    spec = getattr(module, "input_spec", None)
+    if spec is None:
+        return None
+    low = min((0 - m) / s for m, s in zip(spec.mean, spec.std, strict=True))
+    high = max((1 - m) / s for m, s in zip(spec.mean, spec.std, strict=True))
+    return low, high
+
+
+def _classes(module: LightningModule) -> tuple[str, ...]:
+    return tuple(getattr(module, "categories", ()) or ())
+
+
+def _dataset(loaders: Any) -> Any:
+    """The dataset of a loader, of the labelled one among several, or of the first."""
+    if isinstance(loaders, Mapping):
+        return _dataset(loaders.get("labelled", next(iter(loaders.values()), None)))
+    if isinstance(loaders, list | tuple):
+        return _dataset(loaders[0]) if loaders else None
+    return getattr(loaders, "dataset", None)
+
+
+def _size(dataset: Any) -> int | None:
+    if dataset is None or not hasattr(dataset, "__getitem__"):
+        return None
+    try:
+        return len(dataset)
+    except TypeError:
+        return None

@@ -1,0 +1,121 @@
+"""What a training step or a validation reports, as signals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from maskwell.health import signals as names
+from maskwell.health.roles import role_of
+from maskwell.health.signals import Role, Signals
+
+LOSS_NAMES = ("train/batch_loss", "train/loss", "train_loss", "loss")
+"""Where a loss is looked for among the logged metrics of a module that returns none."""
+TRAIN_AT_EVALUATION = "train_at_evaluation"
+"""Mean training loss between two evaluations."""
+
+
+class EpochMean:
+    """Mean of the finite losses of an epoch and its standard error."""
+
+    def __init__(self, count: float = 0.0, total: float = 0.0, squares: float = 0.0) -> None:
+        self.count, self.total, self.squares = count, total, squares
+
+    def add(self, loss: float) -> None:
+        """Of one step."""
+        self.count, self.total, self.squares = self.count + 1, self.total + loss, self.squares + loss**2
+
+    def close(self, signals: Signals, epoch: int) -> None:
+        """Record mean and error of ``epoch``, counted from 1, and begin anew."""
+        if self.count:
+            mean = self.total / self.count
+            variance = max(0.0, self.squares / self.count - mean**2) * self.count / max(1.0, self.count - 1)
+            signals.record(names.EPOCH_LOSS, epoch, mean, "supervised")
+            signals.record(names.EPOCH_ERROR, epoch, math.sqrt(variance / self.count), "norm")
+        self.count = self.total = self.squares = 0.0
+
+    def state(self) -> list[float]:
+        """Arguments that make it again."""
+        return [self.count, self.total, self.squares]
+
+
+def values_of(trainer: Trainer, outputs: Any) -> dict[str, Tensor]:
+    """Stream name -> scalar tensor of one training step, the loss first."""
+    found = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
+    loss = found.get("loss")
+    if not isinstance(loss, Tensor):
+        logged = trainer.callback_metrics
+        loss = next((logged[name] for name in LOSS_NAMES if name in logged), None)
+    values = {} if loss is None else {names.LOSS: loss}
+    for prefix, key in ((names.PART, "parts"), (names.FACT, "facts")):
+        for name, value in (found.get(key) or {}).items():
+            if isinstance(value, Tensor) and value.numel() == 1:
+                values[prefix + name] = value
+    return {name: value.to(next(iter(values.values())).device) for name, value in values.items()}
+
+
+def record(signals: Signals, values: Mapping[str, float], step: int, roles: Mapping[str, Role]) -> None:
+    """One step's numbers: what is not finite becomes an event, facts are counts."""
+    for key, value in values.items():
+        if key.startswith(names.FACT):
+            if math.isfinite(value):
+                signals.record(key, step, value, "count")
+            continue
+        part = key.removeprefix(names.PART)
+        if not math.isfinite(value):
+            signals.record(names.NONFINITE + part, step, 1.0, "event")
+        else:
+            role = "supervised" if key == names.LOSS else role_of(part)
+            signals.record(key, step, value, roles.get(part, role))
+
+
+def record_validation(trainer: Trainer, module: LightningModule, signals: Signals, step: int) -> None:
+    """Figures of a validation; ``val/train_<name>`` are of training images, computed alike."""
+    for name, value in trainer.callback_metrics.items():
+        if name.startswith(("val/", "val_")) and value.numel() == 1 and math.isfinite(number := float(value)):
+            plain = name[4:]
+            own = f"evaluated_train/{plain[6:]}" if plain.startswith("train_") else f"val/{plain}"
+            signals.record(names.METRIC + own, step, number, "metric")
+    share = _largest_class(module)
+    if share is not None:
+        signals.record(names.METRIC + "val/predicted_share_largest", step, share, "metric")
+    before = signals.get(TRAIN_AT_EVALUATION).latest_step
+    since = signals.get(names.LOSS).tail(signals.capacity, before)
+    if len(since):
+        signals.record(TRAIN_AT_EVALUATION, step, float(since.mean()), "supervised")
+
+
+def _largest_class(module: LightningModule) -> float | None:
+    """Share of the pixels that are predicted as the commonest class, of semantic tasks."""
+    confusion = getattr(module, "confusion", None) if getattr(module, "semantic", False) else None
+    if not isinstance(confusion, Tensor) or not int(confusion.sum()):
+        return None
+    predicted = confusion.sum(0).double()
+    return float(predicted.max() / predicted.sum())
+
+
+def declare_planned(module: LightningModule, step: int, signals: Signals) -> None:
+    """Declare what the module changes on purpose at this step (``planned_changes``: step -> kind)."""
+    planned: Mapping[int, str] = getattr(module, "planned_changes", None) or {}
+    if step in planned:
+        signals.declare(planned[step], step)
+
+
+def first_rate(trainer: Trainer) -> float | None:
+    """The configured learning rate of the first optimiser, before its schedule."""
+    if not trainer.optimizers:
+        return None
+    group = trainer.optimizers[0].param_groups[0]
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def any_bad(losses: list[Tensor], device: torch.device) -> Tensor:
+    """Whether any of these is not finite, a bool scalar on the device."""
+    if not losses:
+        return torch.zeros((), dtype=torch.bool, device=device)
+    return ~torch.isfinite(torch.stack([loss.detach().float().to(device) for loss in losses])).all()

@@ -1,0 +1,321 @@
+"""What happens around an optimiser step: the flag that is read before it, and all that is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskwell.callbacks.clock import iteration, optimiser_suffixes
+from maskwell.callbacks.grad_clip import GradClip
+from maskwell.callbacks.head_gradients import rms
+from maskwell.callbacks.monitor.buffer import DeviceBuffer
+from maskwell.callbacks.monitor.capture import ENTRY, Capture
+from maskwell.callbacks.monitor.gradients import GradientWatch, bad_values, finite
+from maskwell.callbacks.monitor.model_probe import DiscriminatorProbe
+from maskwell.callbacks.monitor.plain import bad_inputs
+from maskwell.callbacks.monitor.rates import RateWatch, scale_rates
+from maskwell.callbacks.monitor.readings import any_bad
+from maskwell.callbacks.monitor.system import CHECKSUM_EVERY, SystemWatch
+from maskwell.health import signals as names
+from maskwell.health.signals import Signals
+
+STATE_EVERY = 64
+"""Steps between looks at weights, buffers and optimiser states."""
+DISCRIMINATOR_STEPS = 4
+"""First steps in which the input of a discriminator is looked at."""
+
+
+class StepWatch:
+    """Measures every optimiser step and skips those that are not finite.
+
+    Args:
+        signals: where to.
+        every: steps between detailed measurements.
+        capture: keep the first step that is not finite.
+    """
+
+    def __init__(self, signals: Signals, every: int, capture: bool) -> None:
+        self.signals, self.every = signals, every
+        self.buffer = DeviceBuffer()
+        self.system = SystemWatch(signals)
+        self.rates = RateWatch(signals)
+        self.capture = Capture()
+        self.capture.done = not capture
+        self.skipped = 0
+        self._made: dict[str, int] = {}
+        self._losses: list[Tensor] = []
+        self._bad: tuple[bool, bool] = (False, False)  # of this batch: gradients, loss
+        self._step = 0
+        self._batches = 0
+        self._micro: list[Tensor] = []
+        self._batch: Any = None
+        self._trainable = -1
+        self._labels: dict[int, str] = {}
+        self._handles: list[Any] = []
+        self._before: dict[str, Any] = {}
+        self._optimizers: list[Optimizer] = []
+        self._factor = 1.0
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Optimisers are there and restored."""
+        self.end()
+        suffixes = optimiser_suffixes(trainer, module)
+        self._optimizers = list(trainer.optimizers)
+        self._labels = {
+            id(o): s.removeprefix("_") or "all" for o, s in zip(trainer.optimizers, suffixes, strict=True)
+        }
+        name_of = {p: n for n, p in module.named_parameters()}
+        self.gradients = GradientWatch(name_of, self.buffer, self.signals, self.every)
+        self.rates = RateWatch(self.signals)
+        for optimizer in trainer.optimizers:
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        limit = self._limit(trainer)
+        for label in self._labels.values():
+            if limit:
+                self.signals.record(names.GRAD_LIMIT + label, self.signals.step, limit, "norm")
+        self._discriminator = DiscriminatorProbe(module)
+        self._trainable = -1
+
+    def end(self) -> None:
+        """Hooks are removed, nothing is watched any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.system.close()
+
+    def _limit(self, trainer: Trainer) -> float | None:
+        clip = self._clip(trainer)
+        own = clip.max_norm if clip is not None else None
+        by_value = trainer.gradient_clip_algorithm == "value"
+        return own or (None if by_value else trainer.gradient_clip_val)
+
+    def _clip(self, trainer: Trainer) -> GradClip | None:
+        return next((c for c in trainer.callbacks if isinstance(c, GradClip)), None)  # type: ignore[attr-defined]
+
+    def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Its number is known, and its random states."""
+        own = isinstance(getattr(module, "iteration", None), int)
+        self._step = iteration(trainer, module) + own
+        self._batch, self._bad = batch, (False, False)
+        self._losses = []
+        self.capture.begin()
+        self.system.batch_starts(batch)
+
+    @property
+    def number(self) -> int:
+        """Of the batch that is being trained on."""
+        return self._step
+
+    def hear_loss(self, loss: Tensor) -> None:
+        """A loss that goes backward."""
+        self._losses.append(loss.detach())
+
+    def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
+        """The first of several accumulated batches tells how noisy gradients are."""
+        if not module.automatic_optimization or trainer.accumulate_grad_batches < 2:
+            return
+        if not self._micro and self._step % self.every < trainer.accumulate_grad_batches:
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            if gradients:
+                self._micro = [nn.utils.get_total_norm(gradients) * trainer.accumulate_grad_batches]
+
+    def before_step(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, excluded: bool
+    ) -> None:
+        """Measure; read the flag; set the gradients to None where it is up, or the batch is ``excluded``."""
+        plain = getattr(optimizer, "optimizer", optimizer)
+        label = self._labels.get(id(plain), "all")
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        total = self.gradients.total(plain, label, self._step)
+        if total is None and not self._losses:
+            return
+        # where another callback has dropped the gradients already, the loss is still to be judged
+        norm = self._losses[0].new_zeros(()) if total is None else total
+        bad_gradients, bad_loss = self._flags(trainer, norm)
+        self._bad = (self._bad[0] or bad_gradients, self._bad[1] or bad_loss)
+        self._made[label] = self._made.get(label, 0) + 1
+        self.rates.record(trainer, plain, label, self._step, self._made[label])
+        # a loss scale that is too high makes infinite gradients, which its scaler skips by itself
+        if excluded or ((bad_gradients or bad_loss) and scaler is None):
+            self._skip(trainer, plain, excluded)
+            return
+        if self._micro:
+            self._noise(trainer, norm)
+        self._heads(module)
+        self.gradients.before_step(plain, self._step)
+
+    def _flags(self, trainer: Trainer, total: Tensor) -> tuple[bool, bool]:
+        """Whether gradients, and losses, of any rank are not finite: the one transfer of a step."""
+        flags = torch.stack([~torch.isfinite(total), any_bad(self._losses, total.device)]).float()
+        if trainer.world_size > 1:
+            flags = trainer.strategy.reduce(flags, reduce_op="sum")
+        gradients, loss = flags.tolist()
+        return gradients > 0, loss > 0
+
+    def _skip(self, trainer: Trainer, optimizer: Optimizer, excluded: bool) -> None:
+        if not excluded:
+            why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
+            self.capture.keep(trainer, self._batch, self._step, why)
+            for place in bad_inputs(self._batch):
+                self.signals.record(names.INPUT_BAD + place, self._step, 1.0, "event")
+        self.skipped += 1
+        parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        clip = self._clip(trainer)
+        if clip is not None:
+            clip.skip(parameters)
+            return
+        for parameter in parameters:
+            parameter.grad = None
+
+    def _noise(self, trainer: Trainer, total: Tensor) -> None:
+        """Squared norms of one micro-batch's gradient and of the accumulated one."""
+        ratio, step = trainer.accumulate_grad_batches, self._step
+        pair = torch.stack([self._micro.pop().to(total), total]) ** 2
+
+        def consume(values: list[float]) -> None:
+            self.signals.record(names.NOISE_SMALL, step, values[0], "norm")
+            self.signals.record(names.NOISE_LARGE, step, values[1], "norm")
+            self.signals.record(names.NOISE_RATIO, step, ratio, "norm")
+
+        self.buffer.add(pair, consume)
+
+    def _heads(self, module: LightningModule) -> None:
+        groups: Any = getattr(module, "gradient_groups", None)
+        if groups is None or self._step % self.every:
+            return
+        heads, step = groups(), self._step
+
+        def consume(values: list[float]) -> None:
+            for name, value in zip(heads, values, strict=True):
+                self.signals.record(names.HEAD_GRAD + name, step, value, "norm")
+
+        self.buffer.add(torch.stack([rms(parameters) for parameters in heads.values()]), consume)
+
+    def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
+        self.gradients.after_step(optimizer, self._labels.get(id(optimizer), "all"), self._step)
+
+    def batch_ends(self, trainer: Trainer, module: LightningModule, step: int, learnt: bool) -> bool:
+        """Whether something in this batch was not finite, so that the rules are to be asked at once."""
+        self._batches += 1
+        self.system.batch_ends(step)
+        self._batch = None
+        if step == DISCRIMINATOR_STEPS:
+            self._discriminator.finish(step, self.signals)
+        if not learnt:
+            self.skipped += 1
+        if not any(self._bad) or getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return False
+        self.buffer.read(trainer)
+        seen = any(s.latest_step == step for _, s in self.signals.under(names.NONFINITE))
+        if self._bad[0] and not seen and not self._bad[1]:
+            self.signals.record(names.BAD_GRADIENT, step, 1.0, "event")
+        return True
+
+    def now_and_then(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        """What is looked at before the rules are asked."""
+        signals, device = self.signals, trainer.strategy.root_device
+        for label, made in self._made.items():
+            signals.record(names.COUNTER + f"optimizer_steps/{label}", step, made, "count")
+        signals.record(names.COUNTER + "batches", step, self._batches, "count")
+        signals.record(names.COUNTER + "skipped", step, self.skipped, "count")
+        signals.record(names.STEPS_PER_EPOCH, step, min(trainer.num_training_batches, 10**9), "count")
+        self.system.memory(step, device)
+        self.system.watch(Path(trainer.default_root_dir), self.every)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            signals.record(names.SCALE, step, float(scaler.get_scale()), "norm")
+        trainable = sum(p.requires_grad for p in module.parameters())
+        if self._trainable not in (-1, trainable):
+            signals.declare("unfreeze", step)
+        self._trainable = trainable
+        if step % STATE_EVERY == 0:
+            self._look_at_state(trainer, module, step)
+        if step % CHECKSUM_EVERY == 0:
+            self.system.ranks_agree(trainer, module, step)
+            last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+            self.system.disk(step, Path(trainer.default_root_dir), Path(last) if last else None)
+
+    def _look_at_state(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        kinds = {
+            "weights": [p.detach() for p in module.parameters()],
+            "buffers": [b for b in module.buffers() if b.is_floating_point()],
+            "the optimiser": [
+                v
+                for o in trainer.optimizers
+                for s in o.state.values()
+                for v in s.values()
+                if isinstance(v, Tensor)
+            ],
+        }
+        for kind, tensors in kinds.items():
+            if any(t.is_floating_point() and t.numel() for t in tensors):
+
+                def consume(values: list[float], kind: str = kind, tensors: list[Tensor] = tensors) -> None:
+                    count = 0 if values[0] else bad_values(lambda: tensors)
+                    self.signals.record(names.STATE_BAD + kind, step, count, "count")
+
+                self.buffer.add(finite(tensors).float(), consume)
+
+    def state_is_finite(self, module: LightningModule) -> bool:
+        """Whether weights and buffers are finite now."""
+        tensors = [t for t in module.state_dict().values() if isinstance(t, Tensor) and t.is_floating_point()]
+        good = not tensors or bool(finite(tensors))
+        if not good:
+            before = self.signals.value(names.SYSTEM + "checkpoint_bad") or 0.0
+            self.signals.record(names.SYSTEM + "checkpoint_bad", self.signals.step, before + 1, "count")
+        return good
+
+    def add_capture(self, checkpoint: dict[str, Any]) -> None:
+        """Put the captured step into the checkpoint that is written for it."""
+        if self.capture.pending is not None:
+            checkpoint[ENTRY] = self.capture.pending
+
+    def resumed(self, trainer: Trainer, factor: float) -> None:
+        """Compare optimisers with what they were at the checkpoint, and bring rates to ``factor``."""
+        before, step = self._before, self.signals.step
+        kept = True
+        for optimizer in trainer.optimizers:
+            label = self._labels.get(id(optimizer), "all")
+            group = optimizer.param_groups[0]
+            old = before.get("rates", {}).get(label)
+            if old and old[0] > 0 and group["lr"] > 0:
+                self.signals.record(names.RESUME + "lr", step, float(group["lr"]) / old[0], "rate")
+            if old:
+                now = float(group.get("initial_lr", group["lr"]))
+                kept = kept and abs(now - old[1]) <= 1e-6 * abs(old[1])
+            if before.get("entries", {}).get(label, 0) and not optimizer.state:
+                self.signals.record(names.RESUME + "lost/state_of_the_optimiser", step, 1.0, "event")
+        wanted = factor / (before.get("factor", 1.0) if kept else 1.0)
+        if wanted != 1.0:
+            scale_rates(trainer, wanted)
+        self._factor = factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, and what the optimisers are like now."""
+        rates, entries = {}, {}
+        for optimizer in self._optimizers:
+            label, group = self._labels.get(id(optimizer), "all"), optimizer.param_groups[0]
+            rates[label] = [float(group["lr"]), float(group.get("initial_lr", group["lr"]))]
+            entries[label] = len(optimizer.state)
+        return {
+            "made": dict(self._made),
+            "skipped": self.skipped,
+            "batches": self._batches,
+            "captured": self.capture.done,
+            "rates": rates,
+            "entries": entries,
+            "factor": self._factor,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the counters; what the optimisers were like is compared in :meth:`resumed`."""
+        self._made = dict(state["made"])
+        self.skipped, self._batches = state["skipped"], state["batches"]
+        self.capture.done = self.capture.done or state["captured"]
+        self._before = dict(state)
+        self._factor = state["factor"]

@@ -1,0 +1,203 @@
+"""Validation against training, and against itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from maskwell.health import statistics
+from maskwell.health.findings import Action
+from maskwell.health.rules.base import Clock, Rule, Symptom
+from maskwell.health.signals import METRIC, UPDATE, Signals, Values
+
+HIGHER_IS_BETTER = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1", "iou", "recall", "precision")
+"""Last words of metrics that rise as a model gets better."""
+
+EVALUATED_TRAIN = "evaluated_train/"
+"""Prefix, under ``metric/``, of training figures that are computed as those of validation are."""
+
+
+def pairs(signals: Signals, count: int = 64) -> Iterator[tuple[str, Values, Values]]:
+    """(name, training, validation) of figures that were computed alike, at the same evaluations."""
+    for name, train in signals.under(METRIC + EVALUATED_TRAIN):
+        val = signals.get(METRIC + "val/" + name)
+        _, at, of = np.intersect1d(train.steps, val.steps, return_indices=True)
+        if len(at):
+            yield name, train.values[at][-count:], val.values[of][-count:]
+
+
+@dataclass(kw_only=True)
+class Overfitting(Rule):
+    """The validation loss rises while the gap to the training loss grows."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "V01"
+    reads: ClassVar[tuple[str, ...]] = (METRIC + "val/loss",)
+    supports: ClassVar[dict[str, float]] = {"overfit": 0.85, "label_error": 0.2}
+    denies: ClassVar[dict[str, float]] = {"overfit": 0.6}
+    peers: ClassVar[tuple[str, ...]] = ("SageMaker Debugger", "UMLAUT", "AutoTrainer")
+    evaluations: int = 6
+    window: int = 12
+    z: float = 1.96
+    gap: float = 0.1
+    patience: int = 3
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """By losses computed alike where there are any, else by the epochs' means of training."""
+        val, train = _losses(signals)
+        if len(val) < self.evaluations or int(np.argmin(val)) > len(val) - 1 - self.patience:
+            return
+        since = val[int(np.argmin(val)) :][-self.window :]
+        recent = val[-self.window :]
+        if len(since) < self.patience + 1:
+            return
+        rising = statistics.trend(since if len(since) >= 4 else recent)
+        gaps = (val - train)[-len(since) :]
+        widening = statistics.trend(gaps)
+        level = max(abs(float(np.median(train[-len(since) :]))), 1e-9)
+        grown = float(np.median(gaps[-2:])) - float(np.median(gaps[:2]))
+        worse = float(np.median(val[-2:])) > 1.05 * float(np.min(val)) if val.min() > 0 else True
+        enough = grown > self.gap * max(level, abs(float(val.min())))
+        if rising.z > self.z and widening.z > self.z and enough and worse:
+            best = int(np.argmin(val))
+            evidence = {
+                "best": float(val[best]),
+                "now": float(val[-1]),
+                "evaluations_since_best": float(len(val) - 1 - best),
+            }
+            remedies = ("callbacks.early_stopping.patience=5", "optim.weight_decay=0.1")
+            yield Symptom(
+                "warn", "validation gets worse while training gets better: overfitting", evidence, remedies
+            )
+
+
+def _losses(signals: Signals) -> tuple[Values, Values]:
+    """Validation losses and training losses of the same epochs or evaluations."""
+    for name, train, val in pairs(signals):
+        if name == "loss":
+            return val, train
+    val_stream, train_stream = signals.get(METRIC + "val/loss"), signals.get("train_at_evaluation")
+    _, at, of = np.intersect1d(val_stream.steps, train_stream.steps, return_indices=True)
+    return val_stream.values[at][-64:], train_stream.values[of][-64:]
+
+
+@dataclass(kw_only=True)
+class TooGood(Rule):
+    """Validation is clearly better than training, computed alike: leaked data, or the wrong split."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "V02"
+    reads: ClassVar[tuple[str, ...]] = (METRIC + EVALUATED_TRAIN,)
+    supports: ClassVar[dict[str, float]] = {"leakage": 0.5, "split_mismatch": 0.5, "evaluation": 0.4}
+    denies: ClassVar[dict[str, float]] = {"leakage": 0.2}
+    peers: ClassVar[tuple[str, ...]] = ("UMLAUT",)
+    points: float = 0.05
+    evaluations: int = 3
+    perfect: float = 0.99
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """One symptom per metric."""
+        for name, train, val in pairs(signals):
+            if name.rpartition("/")[2] not in HIGHER_IS_BETTER or len(val) < self.evaluations:
+                continue
+            ahead = (val - train)[-self.evaluations :]
+            if ahead.min() > self.points:
+                evidence = {f"val_{name}": float(val[-1]), f"train_{name}": float(train[-1])}
+                text = f"{name} is better on validation than on training images, by {ahead[-1]:.2f}"
+                yield Symptom("warn", text, evidence, (), name)
+        for name, stream in signals.under(METRIC + "val/"):
+            early = stream.first[:2]
+            good = name.rpartition("/")[2] in HIGHER_IS_BETTER and len(early) == 2
+            if good and min(early) > self.perfect and stream.seen <= 4:
+                text = f"{name} is perfect from the first evaluation on: is the answer in the input?"
+                yield Symptom("info", text, {name: early[-1]}, (), f"{name}_perfect", {"leakage": 0.5})
+
+
+@dataclass(kw_only=True)
+class FrozenValidation(Rule):
+    """Figures of validation are exactly the same again and again, though the weights change."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "V03"
+    depth: ClassVar[int] = 0
+    reads: ClassVar[tuple[str, ...]] = (METRIC + "val/loss",)
+    supports: ClassVar[dict[str, float]] = {"evaluation": 0.8, "not_optimised": 0.4, "lr_low": 0.3}
+    denies: ClassVar[dict[str, float]] = {"evaluation": 0.5}
+    evaluations: int = 3
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """By the loss alone: a metric of 0 may stay 0 for long in health."""
+        last = signals.get(METRIC + "val/loss").tail(self.evaluations)
+        moving = [s.latest for _, s in signals.under(UPDATE)]
+        still = bool(moving) and not any(moving)
+        if len(last) == self.evaluations and np.ptp(last) <= 1e-12 * abs(last[0]) and not still:
+            text = "the validation loss is exactly the same each time: other weights than the trained ones?"
+            evidence = {"val/loss": float(last[-1]), "evaluations": float(self.evaluations)}
+            yield Symptom("error", text, evidence)
+
+
+@dataclass(kw_only=True)
+class MetricCollapse(Rule):
+    """A metric has fallen to less than half of its best, or all predictions are of one class."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "V04"
+    reads: ClassVar[tuple[str, ...]] = (METRIC + "val/",)
+    supports: ClassVar[dict[str, float]] = {"divergence": 0.5, "degenerate": 0.5, "lr_high": 0.3}
+    denies: ClassVar[dict[str, float]] = {"degenerate": 0.3}
+    peers: ClassVar[tuple[str, ...]] = ("Ultralytics",)
+    share: float = 0.5
+    evaluations: int = 2
+    established: float = 0.05
+    main: tuple[str, ...] = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1")
+    one_class: float = 0.99
+    action: Action = "recover"
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """Main metrics alone; those of single classes or thresholds swing in health."""
+        for name, stream in signals.under(METRIC + "val/"):
+            values = stream.values
+            if name.endswith("predicted_share_largest") and len(values) >= self.evaluations:
+                if values[-self.evaluations :].min() > self.one_class:
+                    text = "nearly everything is predicted as one class"
+                    causes = {"degenerate": 0.9, "imbalance": 0.4}
+                    yield Symptom("warn", text, {"share": float(values[-1])}, (), name, causes)
+                continue
+            if name not in self.main or len(values) < self.evaluations + 2:
+                continue
+            best = float(values[: -self.evaluations].max())
+            now = float(values[-self.evaluations :].max())
+            if best > self.established and now < self.share * best:
+                text = f"{name} has collapsed to less than half of its best"
+                yield Symptom("warn", text, {"best": best, "now": float(values[-1])}, (), name)
+
+
+@dataclass(kw_only=True)
+class NoisyValidation(Rule):
+    """Improvements of the monitored figure are smaller than its noise: early stopping acts on chance."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "V05"
+    depth: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = (METRIC + "val/",)
+    supports: ClassVar[dict[str, float]] = {"evaluation": 0.2}
+    evaluations: int = 10
+    names: tuple[str, ...] = ("val/loss", "val/map", "val/miou", "val/f1")
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """Information: noise is what evaluations differ by from their own straight course."""
+        for name in self.names:
+            values = signals.get(METRIC + name).tail(self.evaluations)
+            if len(values) < self.evaluations or np.ptp(values) == 0:
+                continue
+            course = statistics.trend(values)
+            places = np.arange(len(values)) - (len(values) - 1) / 2
+            noise = float(np.std(values - course.slope * places, ddof=2))
+            if abs(course.change) < noise / math.sqrt(2) and abs(course.z) < 1:
+                evidence = {"change": course.change, "noise": noise}
+                text = f"{name} changes by less than its noise: early stopping would act on chance"
+                yield Symptom("info", text, evidence, ("callbacks.early_stopping.patience=10",), name)
