@@ -24,6 +24,7 @@ class Fault(Callback):
 
     Attributes:
         onset: the step, counted from 1 as in the logs, in which it first acted; None before.
+        now: the step that is being made.
     """
 
     def __init__(self, severity: float = 1.0, start: int = 0, seed: int = 0) -> None:
@@ -32,29 +33,40 @@ class Fault(Callback):
             raise UserError(f"{type(self).__name__}(start={start}): give 0 or more iterations.")
         self.severity, self.start, self.seed = severity, start, seed
         self.onset: int | None = None
+        self.now = 1
 
-    def begun(self, trainer: Trainer, module: LightningModule) -> bool:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        own = isinstance(getattr(pl_module, "iteration", None), int)
+        self.now = iteration(trainer, pl_module) + own
+        self.batch_starts(trainer, pl_module, batch)
+
+    def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """What it does before a step; a fault that was set up once only notes that it acts."""
+        self.begun()
+
+    def begun(self) -> bool:
         """Whether the step that is being made belongs to it; notes the first one."""
-        if self.step(trainer, module) <= self.start:
+        if self.now <= self.start:
             return False
-        self.act(trainer, module)
+        self.act()
         return True
 
-    def within(self, trainer: Trainer, module: LightningModule) -> bool:
+    def within(self) -> bool:
         """As :meth:`begun`, for a fault that lasts ``severity`` steps."""
-        if self.step(trainer, module) > self.start + self.severity:
-            return False
-        return self.begun(trainer, module)
+        return self.now <= self.start + self.severity and self.begun()
 
-    def act(self, trainer: Trainer, module: LightningModule) -> None:
+    def act(self) -> None:
         """Note that it acts in this step."""
         if self.onset is None:
-            self.onset = self.step(trainer, module)
+            self.onset = self.now
 
-    def step(self, trainer: Trainer, module: LightningModule) -> int:
-        """The step that is being made, from 1."""
-        own = getattr(module, "iteration", None)
-        return own + 1 if isinstance(own, int) else iteration(trainer, module)
+    def declare(self, trainer: Trainer, event: str) -> None:
+        """Tell every monitor that something is changed on purpose: of what is no fault."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if (engine := getattr(callback, "engine", None)) is not None:
+                engine.signals.declare(event, self.now)
 
     def random(self, *key: int) -> np.random.Generator:
         """A generator of its own for each key."""

@@ -23,12 +23,11 @@ class LossFault(Fault):
     """
 
     trainer: Trainer
-    module: LightningModule
     batch: Any
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stand between the task's loss function and its callers."""
-        self.trainer, self.module = trainer, pl_module
+        self.trainer = trainer
         task: Any = pl_module
         if pl_module.automatic_optimization:
             inner = task.step
@@ -57,12 +56,16 @@ class LossFault(Fault):
         replace_method(task, "objective", losses)
 
     def _spoilt(self, loss: Tensor, parts: Parts, facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self.begun(self.trainer, self.module):
+        if not self.acts():
             return loss, dict(parts)
         changed, changed_parts = self.spoil(loss, dict(parts), facts)
         if not torch.is_grad_enabled():
             return changed.detach(), {name: value.detach() for name, value in changed_parts.items()}
         return changed, changed_parts
+
+    def acts(self) -> bool:
+        """Whether this step's loss is to be changed."""
+        return self.begun()
 
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and parts as the fault leaves them."""
@@ -150,18 +153,20 @@ class MissingTerms(TermFault):
 class NanLoss(LossFault):
     """The loss is NaN for ``severity`` steps."""
 
+    def acts(self) -> bool:
+        return self.within()
+
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
-        if not self.within(self.trainer, self.module):
-            return loss, parts
         return self.times(loss, parts, torch.nan)
 
 
 class Spike(LossFault):
     """The loss of one batch is ``severity`` times what it is."""
 
+    def acts(self) -> bool:
+        return self.now == self.start + 1 and super().acts()
+
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.step(self.trainer, self.module) > self.start + 1:
-            return loss, parts
         return self.times(loss, parts, self.severity)
 
 
@@ -176,15 +181,24 @@ class Growth(LossFault):
     """From one step on, the loss grows by a share ``severity`` of itself with every step."""
 
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
-        steps = self.step(self.trainer, self.module) - self.start
+        steps = self.now - self.start
         return self.times(loss, parts, (1 + self.severity) ** steps)
 
 
 class Ramp(TermFault):
-    """No fault: the largest term comes in slowly, over ``severity`` steps from a tenth of its weight on."""
+    """No fault: behind ``start`` the largest term comes in over ``severity`` steps, from a tenth on."""
+
+    EVERY = 50
+    """Steps between declarations while it goes on."""
+
+    def acts(self) -> bool:
+        step = self.now - self.start
+        if torch.is_grad_enabled() and 0 < step <= self.severity and step % self.EVERY == 1:
+            self.declare(self.trainer, "ramp")
+        return step <= self.severity
 
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
-        done = min(1.0, (self.step(self.trainer, self.module) - self.start) / self.severity)
+        done = max(0.0, (self.now - self.start) / self.severity)
         for name in self.largest(loss, parts):
             loss = self.weighted(loss, parts, name, 0.1 + 0.9 * done)
         return loss, parts

@@ -26,7 +26,7 @@ class Overflow(Fault):
         def overflow(_: nn.Module, __: Any, output: Any) -> Any:
             if not pl_module.training or not isinstance(output, Tensor):
                 return output
-            if not self.begun(trainer, pl_module):
+            if not self.begun():
                 return output
             return torch.where((output * self.severity).abs() > HALF_MAX, torch.inf * output, output)
 
@@ -45,11 +45,6 @@ class DoubleSoftmax(Fault):
         generator: Any = pl_module.generator
         generator.register_forward_hook(softmaxed)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
-
 
 class CollapsedPseudoLabels(Fault):
     """A ``severity`` share of the pixels is surely of class 0, says who gives the pseudo-labels."""
@@ -62,7 +57,7 @@ class CollapsedPseudoLabels(Fault):
         objective, teaching = task.objective, [False]
 
         def losses(*given: Any) -> Any:
-            teaching[0] = self.begun(trainer, pl_module)
+            teaching[0] = self.begun()
             try:
                 return objective(*given)
             finally:
@@ -93,7 +88,7 @@ class DiscriminatorRange(Fault):
         colours, real = objective.colours, [None]
 
         def losses(networks: Any, labelled: Any, *more: Any) -> Any:
-            real[0] = labelled.images if self.begun(trainer, pl_module) else None
+            real[0] = labelled.images if self.begun() else None
             return objective(networks, labelled, *more)
 
         losses.recipe = objective.recipe  # type: ignore[attr-defined]
@@ -114,9 +109,9 @@ class DoneAlways(Fault):
 
         def drawn(batch: Any, grid: Any, truth: Any, scale: Any, stage: str) -> Any:
             states = draw(batch, grid, truth, scale, stage)
-            if stage != "train" or not self.begun(trainer, pl_module):
+            if stage != "train" or not self.begun():
                 return states
-            step = self.step(trainer, pl_module)
+            step = self.now
             return [
                 self.spoil(s, truth[s.image]) if self.hit(self.severity, step, i) else s
                 for i, s in enumerate(states)

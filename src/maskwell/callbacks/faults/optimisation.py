@@ -36,11 +36,6 @@ class WrongScheduleUnit(Fault):
 
         return paced
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
-
 
 class KeptGradients(Fault):
     """Gradients are not set to zero: each step adds to those of all steps before."""
@@ -58,7 +53,7 @@ class KeptGradients(Fault):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if not self.begun(trainer, pl_module):
+        if not self.begun():
             return
         for parameter in parameters(optimizer):
             if parameter.grad is not None and parameter in self._kept:
@@ -76,11 +71,6 @@ class MissingParameters(Fault):
                 ]
                 group["params"] = kept or group["params"][:1]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
-
 
 class FrozenHead(Fault):
     """A ``severity`` share of the head stays frozen although the optimiser holds it."""
@@ -90,34 +80,34 @@ class FrozenHead(Fault):
         for parameter in head[: max(1, round(self.severity * len(head)))]:
             parameter.requires_grad_(False)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
-
 
 class InertClip(Fault):
-    """Gradients, ``severity`` times as large as they should be, are clipped and then used as they were."""
+    """Gradients are ``severity`` times as long as their bound, and used as they are in spite of clipping."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradClip):
-                replace_method(
-                    callback, "on_before_optimizer_step", self._undone(callback.on_before_optimizer_step)
-                )
+        clips = [c for c in trainer.callbacks if isinstance(c, GradClip)]  # type: ignore[attr-defined]
+        self.bound = 1.0
+        for clip in clips:
+            own = getattr(pl_module, "max_norm", 1.0) if clip.auto else clip.max_norm
+            self.bound = own or self.bound
+            inner = clip.on_before_optimizer_step
+            replace_method(clip, "on_before_optimizer_step", self._undone(inner))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
+        if gradients and self.begun():
+            norm = nn.utils.get_total_norm(gradients).clamp(min=1e-12)
+            for gradient in gradients:
+                gradient *= self.severity * self.bound / norm
 
     def _undone(self, clip: Callable[..., None]) -> Callable[..., None]:
         def undone(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-            if not self.begun(trainer, module):
-                clip(trainer, module, optimizer)
-                return
-            held = [(p, p.grad) for p in parameters(optimizer) if p.grad is not None]
-            for _, gradient in held:
-                gradient *= self.severity
-            before = [gradient.clone() for _, gradient in held]
+            before = {p: p.grad.clone() for p in parameters(optimizer) if p.grad is not None}
             clip(trainer, module, optimizer)
-            for (parameter, _), gradient in zip(held, before, strict=True):
-                if parameter.grad is not None:
+            for parameter, gradient in before.items():
+                if parameter.grad is not None and self.onset is not None:
                     parameter.grad.copy_(gradient)
 
         return undone
@@ -156,7 +146,7 @@ class InfiniteGradients(Fault):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         found = [p.grad for p in parameters(optimizer) if p.grad is not None]
-        if found and self.within(trainer, pl_module):
+        if found and self.within():
             found[0].view(-1)[0] = torch.inf
 
 
@@ -171,7 +161,7 @@ class Slowed(Fault):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if self.begun(trainer, pl_module):
+        if self.begun():
             self._before |= {p: p.detach().clone() for p in parameters(optimizer)}
 
     @torch.no_grad()
@@ -202,10 +192,8 @@ class Unfreezing(Fault):
         for parameter in self.late:
             parameter.requires_grad_(False)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.onset is None and self.begun(trainer, pl_module):
+    def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if self.onset is None and self.begun():
             for parameter in self.late:
                 parameter.requires_grad_(True)
 

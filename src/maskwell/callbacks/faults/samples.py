@@ -61,11 +61,6 @@ class SampleFault(Fault):
             more = data.unlabelled_dataset
             replace_method(data, "unlabelled_dataset", lambda: Spoilt(more(), self.spoil))
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
-
     def spoil(self, sample: Sample, index: int) -> Sample:
         """The sample of this index as the fault leaves it."""
         raise NotImplementedError
@@ -202,12 +197,10 @@ class BadPixels(SampleFault):
         image[0, 0, 0] = torch.nan
         return replace(sample, image=image)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         parts = batch.values() if isinstance(batch, dict) else [batch]
         if any(bool(part.images.isnan().any()) for part in parts):
-            self.act(trainer, pl_module)
+            self.act()
 
 
 class InOrder(Fault):
@@ -229,11 +222,6 @@ class InOrder(Fault):
             return made
 
         replace_method(data, "train_dataloader", train_dataloader)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
 
 
 class Sorted(Sampler[list[tuple[int, int]]]):
@@ -288,11 +276,6 @@ class Leak(Fault):
             return method("train" if leaks else split, index, *more)
 
         return redirected
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.begun(trainer, pl_module)
 
 
 def without_targets(sample: Sample) -> Sample:
