@@ -24,6 +24,7 @@ from benchmarks.health.tape import Tape
 from maskwell import build, compose
 from maskwell.callbacks import faults
 from maskwell.callbacks.clock import iteration
+from maskwell.callbacks.monitor.recovery import fit_with_recovery
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.health.signals import METRIC
 
@@ -32,7 +33,11 @@ TAPE, CHECKPOINT = "tape.npz", "stopped.ckpt"
 
 @dataclass(frozen=True)
 class Training:
-    """What is to be trained. ``put``: (callback, severity, start); ``resume_at``: step of a stop, or 0."""
+    """What is to be trained.
+
+    ``put``: (callback, severity, start); ``resume_at``: step of a stop, or 0; ``recovers``: with the
+    monitor's own rules, going back to healthy checkpoints where they say so: nothing is taped.
+    """
 
     family: Family
     seed: int
@@ -43,6 +48,7 @@ class Training:
     put: tuple[tuple[Put, float, int], ...] = ()
     resume_at: int = 0
     ranks: int = 1
+    recovers: bool = False
 
     def key(self) -> dict[str, Any]:
         """Plain values that tell it from others."""
@@ -57,13 +63,15 @@ class Training:
             "put": put,
             "resume_at": self.resume_at,
             "ranks": self.ranks,
+            "recovers": self.recovers,
         }
 
 
 @dataclass
 class Recorded:
     """``onset``: the first step in which a fault acted; ``metrics``: those of the last evaluation;
-    ``monitor``: the name of the metric that counts; ``seconds`` of processor time.
+    ``monitor``: the name of the metric that counts; ``seconds`` of processor time; ``returns`` to
+    healthy checkpoints.
     """
 
     tape: Tape
@@ -74,6 +82,7 @@ class Recorded:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     ended: str = ""
+    returns: int = 0
 
     def result(self) -> dict[str, Any]:
         """Plain values."""
@@ -85,6 +94,7 @@ class Recorded:
             "metrics": dict(self.metrics),
             "seconds": round(self.seconds, 2),
             "ended": self.ended,
+            "returns": self.returns,
             "evaluations": evaluations(self.tape),
         }
 
@@ -156,7 +166,7 @@ def _fit(
     data = build.datamodule(cfg, task)
     configured: Sequence[Any] = build.callbacks(cfg)
     for callback in configured:
-        if hasattr(callback, "engine"):
+        if hasattr(callback, "engine") and not training.recovers:
             made.tape.listen(callback.engine)
     added = [_callback(*entry, training.seed) for entry in put]
     trainer = build.trainer(
@@ -167,12 +177,14 @@ def _fit(
         enable_checkpointing=False,
     )
     path = str(folder / CHECKPOINT) if resume else None
+    fit = fit_with_recovery if training.recovers else Trainer.fit
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+        fit(trainer, task, datamodule=data, ckpt_path=path, weights_only=True)
     except Exception as error:  # whatever a fault does to the training is a result
         made.ended = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     made.steps, made.monitor, made.mode = int(task.iteration), task.monitor, task.mode
     made.metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    made.returns = sum(len(c.recovery.returns) for c in configured if getattr(c, "recovery", None))
     made.onset = next((p.onset for p in added if p.onset is not None), 1 if training.overrides else None)
 
 
@@ -180,6 +192,8 @@ def _overrides(training: Training, folder: Path) -> list[str]:
     more = [*training.overrides, f"paths.run_dir={folder}"]
     if training.ranks > 1:
         more += [f"trainer.devices={training.ranks}", "trainer.strategy=ddp_fork"]
+    if training.recovers:
+        more += ["health.recovery.most=3", "health.recovery.every=50", "health.recovery.clean=50"]
     return command(
         training.family, training.seed, training.steps, training.images, training.evaluate_every, more
     )

@@ -50,12 +50,13 @@ from maskwell.callbacks.faults.samples import (
     Stretched,
     SwappedBoxes,
 )
-from maskwell.callbacks.faults.system import Desync, MemoryLeak, OutOfMemory, Stall
+from maskwell.callbacks.faults.system import Derailed, Desync, MemoryLeak, OutOfMemory, Stall
 
 __all__ = [
     "BadPixels",
     "CollapsedPseudoLabels",
     "CyclicRate",
+    "Derailed",
     "Desync",
     "DiscriminatorRange",
     "DoneAlways",

@@ -59,14 +59,24 @@ class Stall(Fault):
             time.monotonic = self.clock
 
 
-class Desync(Fault):
-    """The weights of the second rank differ: each by noise, ``severity`` times its own size."""
+class Derailed(Fault):
+    """In one step all weights are displaced by noise, ``severity`` times their own size."""
 
     def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        if self.onset is not None or not self.begun() or trainer.global_rank != 1:
-            return
-        noise = torch.Generator().manual_seed(self.seed)
-        with torch.no_grad():
-            for _, parameter in trained(module):
-                factors = torch.randn(parameter.shape, generator=noise).to(parameter)
-                parameter *= 1 + self.severity * factors
+        if self.onset is None and self.begun() and self.hits(trainer):
+            noise = torch.Generator().manual_seed(self.seed)
+            with torch.no_grad():
+                for _, parameter in trained(module):
+                    factors = torch.randn(parameter.shape, generator=noise).to(parameter)
+                    parameter *= 1 + self.severity * factors
+
+    def hits(self, trainer: Trainer) -> bool:
+        """Whether this process's weights are displaced."""
+        return True
+
+
+class Desync(Derailed):
+    """As :class:`Derailed` in the second process of a parallel training alone."""
+
+    def hits(self, trainer: Trainer) -> bool:
+        return trainer.global_rank == 1
