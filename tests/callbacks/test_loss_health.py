@@ -107,7 +107,9 @@ def test_a_dead_part_is_seen_and_roles_excuse_it(tmp_path: Path) -> None:
     rules: dict[str, Rule | None] = {"dead_part": DeadPart(steps=8)}
     trainer(tmp_path / "a", LossHealth(rules, every_n_steps=4)).fit(Dead(), loader())
     assert _rules_of(tmp_path / "a") == ["dead_part"]
-    excused = LossHealth({"dead_part": DeadPart(steps=8)}, every_n_steps=4, roles={"loss_edge": "consistency"})
+    excused = LossHealth(
+        {"dead_part": DeadPart(steps=8)}, every_n_steps=4, roles={"loss_edge": "consistency"}
+    )
     trainer(tmp_path / "b", excused).fit(Dead(), loader())
     assert _rules_of(tmp_path / "b") == []
 

@@ -83,10 +83,10 @@ def test_a_slow_schedule_moves_once_in_ten_steps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [Automatic, Manual])
 def test_gradients_add_up(tmp_path: Path, kind: type[Automatic]) -> None:
-    torch.manual_seed(0)
-    clean = fit(kind(lr=0.0), tmp_path, steps=8).norms
-    kept = fit(kind(lr=0.0), tmp_path, KeptGradients(), steps=8).norms
-    assert kept[-1] > 2 * clean[-1] and kept[0] == pytest.approx(clean[0])
+    each = 1 if kind is Automatic else 2  # steps of a batch; the first is that of the network "net"
+    clean = fit(kind(lr=0.0), tmp_path, steps=8 * each).norms[::each]
+    kept = fit(kind(lr=0.0), tmp_path, KeptGradients(), steps=8 * each).norms[::each]
+    assert kept[-1] > 3 * clean[-1] and kept[0] == pytest.approx(clean[0])
 
 
 def test_a_share_of_the_tensors_is_in_no_optimiser(tmp_path: Path) -> None:
@@ -154,9 +154,8 @@ def test_a_cyclic_rate_restarts_and_is_the_schedules_own(tmp_path: Path) -> None
 
 
 def test_half_of_the_network_is_trained_later(tmp_path: Path) -> None:
-    module = Automatic()
-    weight = module.net.weight.detach().clone()
-    fit(module, tmp_path, Unfreezing(start=4), steps=4)
-    assert torch.equal(module.net.weight, weight)
-    fit(module, tmp_path, Unfreezing(start=4), steps=6)
-    assert not torch.equal(module.net.weight, weight)
+    for steps, same in ((4, True), (6, False)):
+        module = Automatic()
+        weight = module.net.weight.detach().clone()
+        fit(module, tmp_path, Unfreezing(start=4), steps=steps)
+        assert torch.equal(module.net.weight, weight) is same
