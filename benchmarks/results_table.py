@@ -242,6 +242,32 @@ GRIDS = (
             "minutes": ("minutes", "{:.0f}"),
         },
     ),
+    Grid(
+        "Faults in real trainings, found and named",
+        "health",
+        {
+            "monitors.maskwell": "maskwell",
+            "monitors.lightning_spike": "Lightning SpikeDetection",
+            "monitors.lightning_early_stopping": "Lightning EarlyStopping",
+            "monitors.kill_loss_spike": "KillLossSpike",
+            "monitors.olmo": "OLMo-core",
+            "monitors.megatron": "Megatron",
+            "monitors.zclip": "ZClip",
+            "monitors.sagemaker": "SageMaker Debugger",
+            "monitors.autotrainer": "AutoTrainer",
+            "monitors.umlaut": "UMLAUT",
+            "monitors.null": "says nothing",
+            "monitors.always": "says everything",
+        },
+        {
+            "detection": ("found", "{:.1%}"),
+            "top1": ("cause named first", "{:.1%}"),
+            "precision": ("named causes that are right", "{:.1%}"),
+            "healthy_flagged": ("healthy runs flagged", "{:.1%}"),
+            "false_per_1000": ("false alarms / 1000 steps", "{:.3f}"),
+            "latency.median": ("steps until found", "{:.0f}"),
+        },
+    ),
 )
 
 LINES = (
@@ -299,6 +325,38 @@ LINES = (
         "",
     ),
     Line("SAM 3 (840 M) LoRA peak memory", "sam3_full_gpu", "peak_gib", "{:.1f} GiB", "< 24 GiB"),
+    Line("Monitor: faults found", "health", "detection", "{:.1%}", "≥ 95 %"),
+    Line(
+        "Monitor: faults found of those that no rule was designed on",
+        "health",
+        "held_out.detection",
+        "{:.1%}",
+        "≥ 90 %",
+    ),
+    Line("Monitor: healthy runs flagged", "health", "healthy_flagged", "{:.1%}", "≤ 2 %"),
+    Line("Monitor: false alarms per 1000 healthy steps", "health", "false_per_1000", "{:.3f}", "≤ 0.01"),
+    Line("Monitor: cause named first", "health", "top1", "{:.1%}", "≥ 80 %"),
+    Line("Monitor: named causes that are right", "health", "precision", "{:.1%}", "≥ 80 %"),
+    Line("Monitor: steps until NaN is found, median", "health", "latency.nonfinite.median", "{:.0f}", "≤ 1"),
+    Line(
+        "Monitor: steps until a broken invariant is found, median",
+        "health",
+        "latency.invariant.median",
+        "{:.0f}",
+        "≤ 1",
+    ),
+    Line("Monitor: steps until a shift is found, median", "health", "latency.shift.median", "{:.0f}", "≤ 32"),
+    Line(
+        "Monitor: steps until divergence is found, median",
+        "health",
+        "latency.divergence.median",
+        "{:.0f}",
+        "≤ 64",
+    ),
+    Line("Monitor: runs mended by the first printed override", "health", "remedy", "{:.1%}", ""),
+    Line("Monitor: runs that recover by themselves", "health", "recovery", "{:.1%}", "≥ 80 %"),
+    Line("Monitor: cost at steps of 50 ms", "health", "overhead.50_ms.share", "{:.1%}", "≤ 1 %"),
+    Line("Monitor: cost at steps of 10 ms", "health", "overhead.10_ms.share", "{:.1%}", "≤ 3 %"),
 )
 
 

@@ -71,7 +71,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("missing_component", "loss", ALL, "dead_component", ("no_targets",), (1, 2), "terms"),
     # optimisation
     Fault("lr_x30", "optimisation", ALL, "lr_high", ("divergence", "no_warmup"), (3, 30), "factor"),
-    Fault("lr_x1000", "optimisation", ALL, "lr_high", ("divergence", "overflow"), (300, 1000), "factor"),
     Fault("lr_over_1000", "optimisation", ALL, "lr_low", ("plateau", "schedule"), (0.01, 0.001), "factor"),
     Fault("lr_zero", "optimisation", ALL, "lr_low", ("schedule", "not_optimised"), (0, 0), "factor"),
     Fault("schedule_unit", "optimisation", ALL, "schedule", ("lr_low", "lr_high"), (0.1, 10), "time scale"),

@@ -1,0 +1,225 @@
+"""The proof of the health monitor: faults in real trainings of every family, healthy ones beside them.
+
+Every training is recorded once, with a monitor that has no rules; rules, ours and those of others,
+are asked by replay. ``--split dev`` works on what rules may be tuned on and writes nothing; the
+figures are those of other seeds, and of faults that no rule was designed on. A second start goes on
+where the first ended; several may run at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.health import overhead, plan, remedies
+from benchmarks.health.collect import NOTES, Finished, collect
+from benchmarks.health.miniature import command
+from benchmarks.health.monitors import remedy, replayed
+from benchmarks.health.plan import Cell, Split
+from benchmarks.health.record import Training, quiet, record
+from benchmarks.health.score import EVALUATIONS
+from benchmarks.health.tape import Tape
+
+RUNS = harness.ROOT / "runs" / "benchmarks" / "health"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Finished cells and their tapes in a folder; ``works``: whether missing ones are recorded."""
+
+    folder: Path
+    cells: harness.Cells
+    works: bool = True
+
+    def training(self, training: Training) -> dict[str, Any] | None:
+        """The result of a training, recorded now if it must be; None where it is missing."""
+        key = {**training.key(), "recipe": _recipe(training)}
+        if not self.works:
+            return self.cells.find(key)
+        return self.cells.run(key, lambda: self._record(training, key))
+
+    def _record(self, training: Training, key: dict[str, Any]) -> dict[str, Any]:
+        made = record(training)
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        result = made.result()
+        if not training.recovers:
+            made.tape.save(self.folder / "tapes" / f"{name}.npz")
+            result["tape"] = f"{name}.npz"
+        return result
+
+    def tape(self, result: dict[str, Any]) -> Tape:
+        """What was recorded."""
+        return Tape.load(self.folder / "tapes" / result["tape"])
+
+    def finished(self, cells: Iterable[Cell]) -> list[Finished]:
+        """Those that are recorded, with what they gave."""
+        found = []
+        for cell in cells:
+            result = self.training(cell.training)
+            if result is not None:
+                found.append(Finished(cell, result, lambda result=result: self.tape(result)))  # type: ignore[misc]
+        return found
+
+    def mend(self, split: Split) -> None:
+        """Train the runs that a printed override may have mended, and those that recover."""
+        for cell in [*plan.references(split), *(c for c in plan.cells(split) if c.undo)]:
+            result = self.training(cell.training)
+            override = printed(self, cell, result)
+            if override is not None:
+                self.training(remedies.mended(cell, override))
+        for training in remedies.derailed(split):
+            self.training(training)
+
+    def overhead(self, turns: int) -> dict[str, float]:
+        """Of a slow and of a fast network."""
+        figures: dict[str, float] = {}
+        for milliseconds in overhead.MILLISECONDS:
+            key = {"overhead": milliseconds, "turns": turns, "commit": harness.commit()}
+
+            def work(milliseconds: int = milliseconds) -> dict[str, float]:
+                quiet()
+                with tempfile.TemporaryDirectory() as folder:
+                    return overhead.measure(milliseconds, turns, folder)
+
+            found = self.cells.run(key, work) if self.works else self.cells.find(key)
+            figures |= {f"overhead.{milliseconds}_ms.{name}": value for name, value in (found or {}).items()}
+        return figures
+
+
+def printed(bench: Bench, cell: Cell, result: dict[str, Any] | None) -> str | None:
+    """The override that the monitor prints for a recorded cell whose fault an override can undo."""
+    if result is None or not cell.undo:
+        return None
+    return remedy(replayed(bench.tape(result), cell.training.family), 0)
+
+
+def _recipe(training: Training) -> str:
+    """Changes where the composed command does."""
+    overrides = command(
+        training.family,
+        training.seed,
+        training.steps,
+        training.images,
+        training.evaluate_every,
+        training.overrides,
+    )
+    kept = [override for override in overrides if not override.startswith("data.root=")]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
+
+
+def main() -> None:
+    args = _arguments()
+    started = time.perf_counter()
+    folder = RUNS / "quick" if args.quick else RUNS
+    bench = Bench(folder, harness.Cells(folder / "cells.jsonl"), works=not args.collect)
+    if args.quick:
+        wanted = list(plan.quick())
+        _publish(args, bench, collect(bench.finished(wanted)), started)
+        return
+    wanted = list(_wanted(plan.cells(args.split), args))
+    if not args.collect:
+        _work(bench, wanted, args)
+    if args.only or args.families or args.part != (0, 1):
+        return
+    idle = Bench(bench.folder, bench.cells, works=False)
+    figures = collect(idle.finished(plan.cells(args.split)))
+    figures |= mending(idle, args.split) | idle.overhead(args.turns)
+    if args.split == "dev":
+        harness.print_table("health, development", ["figure", "value"], list(figures.items()))
+        return
+    _publish(args, bench, figures, started)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = harness.arguments(__doc__ or "")
+    parser.add_argument(
+        "--split", choices=("dev", "test"), default="test", help="dev prints, and writes nothing"
+    )
+    parser.add_argument("--only", nargs="+", help="record these faults and controls alone")
+    parser.add_argument("--families", nargs="+", help="record these families alone")
+    parser.add_argument(
+        "--part", type=_part, default=(0, 1), help="I/N: record every N-th cell from the I-th on"
+    )
+    parser.add_argument("--collect", action="store_true", help="record nothing; report what is finished")
+    parser.add_argument("--turns", type=int, default=5, help="pairs of runs of the overhead")
+    return parser.parse_args()
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, of = (int(number) for number in text.split("/"))
+    return first - 1, of
+
+
+def _wanted(cells: Iterable[Cell], args: argparse.Namespace) -> Sequence[Cell]:
+    chosen = [
+        cell
+        for cell in cells
+        if (not args.only or cell.name in args.only)
+        and (not args.families or cell.training.family in args.families)
+    ]
+    first, of = args.part
+    return chosen[first::of]
+
+
+def _work(bench: Bench, wanted: Sequence[Cell], args: argparse.Namespace) -> None:
+    for number, cell in enumerate(wanted, 1):
+        begun = time.perf_counter()
+        result = bench.training(cell.training)
+        seconds = time.perf_counter() - begun
+        if result is not None and seconds > 0.5:
+            severity = f" {cell.severity:g}" if cell.right else ""
+            label = f"{cell.training.family} {cell.name}{severity}, seed {cell.training.seed}"
+            ended = f", ended by {result['ended'].split(':')[0]}" if result["ended"] else ""
+            print(f"[{number}/{len(wanted)}] {label}: {result['seconds']:.0f} s{ended}", flush=True)
+    if args.split == "test" and not (args.only or args.families or args.part != (0, 1)):
+        bench.mend(args.split)
+        bench.overhead(args.turns)
+
+
+def mending(bench: Bench, split: Split) -> dict[str, Any]:
+    """Shares of the runs that the printed override mended, and that recovered."""
+    healthy = {
+        (cell.training.family, cell.training.seed): result
+        for cell in plan.references(split)
+        if (result := bench.training(cell.training)) is not None
+    }
+    tries: dict[str, list[bool]] = {}
+    for cell in plan.cells(split):
+        result = bench.training(cell.training) if cell.undo else None
+        reference = healthy.get((cell.training.family, cell.training.seed))
+        if result is None or reference is None:
+            continue
+        override = printed(bench, cell, result)
+        again = bench.training(remedies.mended(cell, override)) if override else None
+        tries.setdefault(cell.name, []).append(again is not None and remedies.as_good(again, reference))
+    recovered = [
+        remedies.as_good(result, healthy[training.family, training.seed])
+        for training in remedies.derailed(split)
+        if (result := bench.training(training)) is not None and (training.family, training.seed) in healthy
+    ]
+    return remedies.figures(tries, recovered)
+
+
+def _publish(args: argparse.Namespace, bench: Bench, figures: dict[str, Any], started: float) -> None:
+    if figures:
+        harness.publish(
+            args,
+            "health",
+            figures,
+            command="python -m benchmarks.health",
+            seeds=plan.SEEDS["test"],
+            minutes=figures.get("minutes", (time.perf_counter() - started) / 60),
+            notes=NOTES.format(evaluations=EVALUATIONS),
+        )
+
+
+if __name__ == "__main__":
+    main()

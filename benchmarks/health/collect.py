@@ -1,0 +1,116 @@
+"""From finished cells to the published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.health.monitors import OURS, all_alarms, case
+from benchmarks.health.peers import PEERS
+from benchmarks.health.plan import Cell
+from benchmarks.health.remedies import as_good
+from benchmarks.health.score import Outcome, figures, judge, parted
+from benchmarks.health.tape import Tape
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "nonfinite": ("nan_pixel", "nan_step", "fp16_overflow", "inf_gradients", "poisoned_checkpoint"),
+    "invariant": ("missing_parameters", "frozen_head", "inert_clip", "no_zero_grad", "rank_desync"),
+    "shift": ("level_shift",),
+    "divergence": ("slow_divergence",),
+}
+"""Classes of faults that have a goal of latency of their own."""
+SHOWN = ("detection", "top1", "precision", "healthy_flagged", "false_per_1000", "latency.median")
+"""Figures by which monitors are compared."""
+NOTES = (
+    "Miniature trainings of the four families on generated cells, one thread. detection: found within "
+    "500 steps or {evaluations} evaluations of the fault's first step. top1, top3: the right cause, or one "
+    "that says the same, was named first, or among three, of all faulty runs. precision: of all alarms that "
+    "named a cause, in healthy runs too. healthy_flagged: healthy runs with any warning. false_per_1000: "
+    "episodes (alarms more than 50 steps apart) in steps where nothing is wrong, with bootstrap intervals "
+    "over runs; other intervals are Wilson's. held_out: faults chosen by a hash of their name before any "
+    "rule was written. harmful: faults that cost 5 % of what a healthy run of that size reaches. "
+    "latency.<class>: steps. monitors: others' rules, from their documented thresholds, on "
+    "the same recordings. remedy: the first override printed, applied to the faulty run, brings 95 % of the "
+    "healthy figure; recovery: the same of runs whose weights were displaced once, going back by themselves. "
+    "overhead: share of a step of that many milliseconds, processor time, alternating runs."
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell, what it gave, and its tape."""
+
+    cell: Cell
+    result: dict[str, Any]
+    tape: Callable[[], Tape]
+
+
+def outcomes(finished: Sequence[Finished]) -> dict[str, list[Outcome]]:
+    """Monitor -> what it made of every run."""
+    judged: dict[str, list[Outcome]] = {name: [] for name in (OURS, *PEERS)}
+    for entry in finished:
+        known = case(entry.cell, entry.result)
+        found = all_alarms(entry.tape(), known.family, entry.result["monitor"])
+        for name, alarms in found.items():
+            judged[name].append(judge(known, alarms))
+    return judged
+
+
+def collect(finished: Sequence[Finished]) -> dict[str, Any]:
+    """All figures that rest on recordings."""
+    if not finished:
+        return {}
+    judged = outcomes(finished)
+    own = judged[OURS]
+    hidden = {id(f.result) for f in finished if f.cell.held_out}
+    pairs = list(zip(finished, own, strict=True))
+    harmful = [o for f, o in pairs if o.case.faulty and hurt(f, finished)]
+    result: dict[str, Any] = {
+        "runs.faulty": sum(o.case.faulty for o in own),
+        "runs.healthy": sum(not o.case.faulty for o in own),
+        "runs.without_effect": sum(bool(o.case.right) and not o.case.faulty for o in own),
+        "minutes": sum(f.result["seconds"] for f in finished) / 60,
+        **figures(own),
+        "harmful": {k: v for k, v in figures(harmful).items() if k.startswith(("detection", "top1"))},
+        "held_out": figures([o for f, o in pairs if id(f.result) in hidden]),
+        "designed_on": figures([o for f, o in pairs if f.cell.right and id(f.result) not in hidden]),
+        "by_family": parted(own, lambda c: c.family),
+        "by_group": parted(own, lambda c: c.group),
+        "by_fault": parted(own, lambda c: c.name),
+        "latency": latencies(own),
+        "healthy_flagged_by": flagged(own),
+    }
+    result["peers"] = {peer: {k: v for k, v in figures(judged[peer]).items() if k in SHOWN} for peer in PEERS}
+    return result
+
+
+def hurt(entry: Finished, finished: Sequence[Finished]) -> bool:
+    """Whether a run ended below 95 % of a healthy one on as few images, of its family and seed."""
+    training = entry.cell.training
+    for other in finished:
+        like = other.cell.training
+        if other.cell.name == "small" and (like.family, like.seed) == (training.family, training.seed):
+            return bool(entry.result["ended"]) or not as_good(entry.result, other.result)
+    return True
+
+
+def latencies(own: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+    """Class -> median and 90th percentile of the steps until its faults were found."""
+    result = {}
+    for name, kinds in CLASSES.items():
+        found = [o.latency for o in own if o.case.name in kinds and o.latency is not None]
+        if found:
+            result[name] = {"median": float(np.median(found)), "p90": float(np.percentile(found, 90))}
+    return result
+
+
+def flagged(own: Sequence[Outcome]) -> dict[str, float]:
+    """Kind of healthy run -> share with a warning."""
+    kinds: dict[str, list[bool]] = {}
+    for outcome in own:
+        if not outcome.case.right:
+            kinds.setdefault(outcome.case.name, []).append(outcome.false_episodes > 0)
+    return {name: sum(found) / len(found) for name, found in sorted(kinds.items())}

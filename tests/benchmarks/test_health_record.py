@@ -1,0 +1,58 @@
+"""A training of a few steps is recorded, with a stop in between, and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.health import miniature
+from benchmarks.health.collect import Finished, collect
+from benchmarks.health.injection import Put
+from benchmarks.health.plan import Cell
+from benchmarks.health.record import Training, record
+from benchmarks.health.tape import Tape
+from maskwell.data.synthetic import cached_cells
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKWELL_CACHE", str(tmp_path))
+
+
+def nan(start: int, **more: int) -> Training:
+    return Training("points", 0, 12, 8, 6, put=((Put("NanLoss"), 2, start),), **more)  # type: ignore[arg-type]
+
+
+def test_what_the_monitor_heard_is_on_the_tape(tmp_path: Path) -> None:
+    made = record(nan(8))
+    result = made.result()
+    assert (result["steps"], result["onset"], result["ended"]) == (12, 9, "")
+    assert result["evaluations"] == [6, 12] and result["monitor"] == "val/f1_9_6"
+    assert made.tape.series("loss")[0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 11, 12]
+    made.tape.save(tmp_path / "a.npz")
+    cell = Cell(nan(8), "nan_step", "numerics", 2, ("overflow",))
+    figures = collect([Finished(cell, result, lambda: Tape.load(tmp_path / "a.npz"))])
+    assert figures["detection"] == 1 and figures["latency"]["nonfinite"]["median"] == 0
+    assert figures["monitors"]["megatron"]["detection"] == 1
+    assert figures["monitors"]["null"]["detection"] == 0
+
+
+def test_a_run_is_stopped_and_resumed() -> None:
+    made = record(nan(8, resume_at=7))
+    assert made.ended == "" and made.steps == 12 and made.onset == 9
+    steps = made.tape.series("loss")[0].tolist()
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 11, 12]
+    assert "event/resume" in made.tape.names
+
+
+def test_a_fault_that_ends_the_training_is_a_result() -> None:
+    made = record(Training("points", 0, 12, 8, 6, put=((Put("OutOfMemory"), 1, 4),)))
+    assert made.ended.startswith("OutOfMemoryError") and made.onset == 5
+    assert made.tape.series("system/out_of_memory")[1].tolist() == [1]
+
+
+def test_generated_cells_are_of_the_miniatures_size(tmp_path: Path) -> None:
+    folder = Path(miniature.cells_folder(0, 4))
+    assert folder == cached_cells(seed=0, counts=(4, 16, 2), size=miniature.SIZE)
+    assert len(list((folder / "images").iterdir())) == 22
