@@ -69,7 +69,7 @@ def fresh(content: dict[str, Any], path: Path) -> tuple[BaseTask, int]:
     Raises:
         UserError: as :func:`restore`.
     """
-    cfg = _config(content, path)
+    cfg = stored_config(content, path)
     task = build.task(cfg)
     load_weights(task, content, path)
     return task, int(cfg.get("seed", 0))
