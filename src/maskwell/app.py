@@ -24,6 +24,7 @@ from maskwell.data.layouts import Layout
 from maskwell.errors import UserError
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
+from maskwell.report import page
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -54,6 +55,7 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
         session.discard(run)
         raise
     finally:
+        _report(run)
         session.finish()
 
 
@@ -88,6 +90,18 @@ def _train(run: session.Session) -> float | None:
         )
         results.show(content, run.folder)
     return None if score is None else float(score)
+
+
+def _report(run: session.Session) -> None:
+    """Write the page of a run that has logged something; a fault in it must not cost the run."""
+    if not run.cfg.report or runs.joined() is not None or not (run.folder / "metrics.csv").is_file():
+        return
+    try:
+        print(f"{'report:':<12}{page.write(run.folder)}")
+    except Exception as error:
+        print(
+            f"warning: no report.html ({type(error).__name__}: {error}); make report RUN={run.folder} retries"
+        )
 
 
 def _check_overrides(task: BaseTask, origin: runs.Origin) -> None:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from maskwell import build, checkpoint, runs
 from maskwell.errors import UserError
+from maskwell.export import weights
 from maskwell.models.base import BaseTask
 
 PREFERRED = ("best", "last")
@@ -47,14 +48,14 @@ def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None
     """Build the task that ``path`` holds the weights of, on the CPU, to answer and not to be trained.
 
     Args:
-        path: a checkpoint of any family.
+        path: a checkpoint of any family, or the safetensors file of its export.
         adjust: changes the stored configuration first (the base has moved, other data).
 
     Raises:
         UserError: the file is missing, damaged, holds pickled code, is not ours, belongs to another
             family than its configuration, or to another base than the one that is found.
     """
-    content = checkpoint.read(path)
+    content = weights.read(path) if path.suffix == weights.SUFFIX else checkpoint.read(path)
     cfg = _config(content, path)
     if adjust is not None:
         cfg = adjust(cfg)
