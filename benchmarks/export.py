@@ -1,4 +1,4 @@
-"""Do exported models answer as the trained ones? ONNX of s4gan, points and detr; the merged model of sam_lora.
+"""Do exported models answer as the trained ones? ONNX of s4gan, points and detr; merged sam_lora.
 
 Each family is trained for a few steps of its experiment on real data, or taken with --run, exported, and
 held against PyTorch on real validation images. Needs MASKWELL_DATA and the extra 'export'.
@@ -117,9 +117,9 @@ def main() -> None:
         minutes=(time.monotonic() - started) / 60,
         notes=(
             f"Largest absolute difference from PyTorch over {COMPARED} validation images of camvid, dsb2018 "
-            f"and bccd: probabilities of s4gan and detr, boxes of detr in parts of the side, logits and places of "
-            f"points, scores and boxes of sam_lora after merging. Weights of {STEPS} training steps; of longer "
-            f"runs: {told}."
+            "and bccd: probabilities of s4gan and detr, boxes of detr in parts of the side, logits and "
+            "places of points, scores and boxes of sam_lora after merging. Weights of "
+            f"{STEPS} training steps; of longer runs: {told}."
         ),
     )
 
