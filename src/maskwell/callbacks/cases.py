@@ -12,8 +12,8 @@ from PIL import Image
 
 from maskwell import draw
 from maskwell.callbacks.clock import iteration
-from maskwell.callbacks.panels import evaluating, panel_of
-from maskwell.data.sample import Batch
+from maskwell.callbacks.pictures import window_image
+from maskwell.data.sample import Batch, InputSpec, Prediction
 from maskwell.image_results import THRESHOLD, mean_quality, write_images
 from maskwell.metrics.prompted import asked
 from maskwell.metrics.quality import Quality, quality
@@ -99,13 +99,36 @@ class Cases(Callback):
         number, row = key
         rows = next(batch for index, batch in enumerate(loader.batch_sampler) if index == number)
         batch = loader.collate_fn([loader.dataset[rows[row]]])
-        predict: Any = module.predict_batch
-        with evaluating(module), trainer.precision_plugin.val_step_context(), torch.no_grad():
-            batch = trainer.strategy.batch_to_device(batch)
-            [prediction] = predict(batch)
         found = self._scores[key][1]
-        heading = f"{kind}, {found.name} {found.score:.2f}: "
-        return panel_of(module, batch.images[0], batch.samples[0], prediction, _threshold(module), heading)
+        was_training = module.training
+        module.eval()
+        with trainer.precision_plugin.val_step_context(), torch.no_grad():
+            batch = trainer.strategy.batch_to_device(batch)
+            [prediction] = module.predict_batch(batch)  # type: ignore[operator]
+        module.train(was_training)
+        return _panel(module, batch, prediction, f"{kind}, {found.name}", found)
+
+
+def _panel(
+    module: LightningModule, batch: Batch, prediction: Prediction, kind: str, found: Quality
+) -> draw.Pixels:
+    """Truth beside prediction of a batch of one image."""
+    [sample] = batch.samples
+    assert sample.truth is not None
+    spec = module.input_spec
+    assert isinstance(spec, InputSpec)
+    points = None
+    if prediction.points is not None and sample.points is not None:
+        points = sample.geometry.points_to_window(sample.points.cpu()).numpy()
+    return draw.panel(
+        window_image(batch.images[0], sample, spec),
+        sample.truth,
+        prediction,
+        tuple(getattr(module, "categories", ())),
+        title=f"{kind} {found.score:.2f}: {sample.file_name}",
+        threshold=_threshold(module),
+        truth_points=points,
+    )
 
 
 def choose(scores: dict[Key, float], worst: int, typical: int, best: int) -> list[tuple[Key, str]]:

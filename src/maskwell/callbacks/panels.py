@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning import LightningModule, Trainer
-from torch import Tensor
 
 from maskwell import draw
 from maskwell.callbacks.clock import iteration
@@ -46,7 +45,7 @@ class Panels(Pictures):
         predict: Any = getattr(pl_module, "predict_batch", None)
         if self.base and predict is not None and iteration(trainer, pl_module) == 0:
             for index, batch in _val_batches(trainer, self.num_images):
-                with evaluating(pl_module), trainer.precision_plugin.val_step_context():
+                with _evaluating(pl_module), trainer.precision_plugin.val_step_context():
                     batch = trainer.strategy.batch_to_device(batch)
                     if isinstance(batch, Batch):
                         count = share(trainer.num_val_batches[0], self.num_images, index)
@@ -60,9 +59,15 @@ class Panels(Pictures):
             self._add(module, batch, preds(), count)
 
     def _add(self, module: LightningModule, batch: Batch, predictions: list[Prediction], count: int) -> None:
+        spec = module.input_spec
+        assert isinstance(spec, InputSpec)
+        names = tuple(getattr(module, "categories", ()))
+        promptable = getattr(module, "promptable", True)
         for row, (sample, prediction) in enumerate(zip(batch.samples, predictions, strict=True)):
             if row < count:
-                self.pictures.append(panel_of(module, batch.images[row], sample, prediction, self.threshold))
+                image = window_image(batch.images[row], sample, spec)
+                caption = _caption(sample, prediction) if promptable else ""
+                self.pictures.append(_panel(image, sample, prediction, names, caption, self.threshold))
 
 
 def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:
@@ -77,7 +82,7 @@ def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def evaluating(module: LightningModule) -> Iterator[None]:
+def _evaluating(module: LightningModule) -> Iterator[None]:
     """Evaluation mode without gradients inside; each submodule's own mode again afterwards."""
     modes = {inner: inner.training for inner in module.modules()}
     module.eval()
@@ -89,37 +94,25 @@ def evaluating(module: LightningModule) -> Iterator[None]:
             inner.training = mode
 
 
-def panel_of(
-    module: LightningModule,
-    image: Tensor,
+def _panel(
+    image: draw.Pixels,
     sample: Sample,
     prediction: Prediction,
+    names: tuple[str, ...],
+    caption: str,
     threshold: float,
-    heading: str = "",
 ) -> draw.Pixels:
-    """Truth beside prediction of one evaluated sample, under ``heading`` and the name of its file.
-
-    Args:
-        module: a task, with ``input_spec``.
-        image: its network input, float32 [3, H, W].
-        sample: with its truth.
-        prediction: in its window frame.
-        threshold: lowest score that is drawn.
-        heading: before the name.
-    """
-    assert sample.truth is not None, "evaluated samples carry their truth"
-    spec = module.input_spec
-    assert isinstance(spec, InputSpec)
+    assert sample.truth is not None, "validation samples carry their truth"
     points: npt.NDArray[np.floating] | None = None
     if prediction.points is not None and sample.points is not None:
         points = sample.geometry.points_to_window(sample.points.cpu()).numpy()
     return draw.panel(
-        window_image(image, sample, spec),
+        image,
         sample.truth,
         prediction,
-        tuple(getattr(module, "categories", ())),
-        title=f"{heading}{sample.file_name}",
-        caption=_caption(sample, prediction) if getattr(module, "promptable", True) else "",
+        names,
+        title=sample.file_name,
+        caption=caption,
         threshold=threshold,
         truth_points=points,
     )

@@ -94,7 +94,8 @@ def _dataset(data: Any) -> dict[str, Any] | None:
     """The state of the data and its figures; None of data that cannot tell."""
     if not hasattr(data, "fingerprint"):
         return None
-    return {**data.fingerprint(), **profile(data.source)}
+    source = getattr(data, "source", None)
+    return {**data.fingerprint(), **({} if source is None else profile(source))}
 
 
 def _exit(trainer: Trainer, exception: BaseException | None) -> str:
