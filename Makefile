@@ -15,7 +15,7 @@ COMPARE_s4gan := s4gan_camvid
 BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict report compare test smoke lint type data-check bench results clean
+.PHONY: help train eval predict report compare test smoke lint type data-check bench results docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -70,6 +70,10 @@ bench: $(READY)  ## benchmarks in their quick form (QUICK= for the full one, BEN
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
 	@$(PY) -m benchmarks.results_table
+
+docs: $(READY)  ## the manual as HTML in docs/_build
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build
 
 clean:  ## remove caches and builds (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

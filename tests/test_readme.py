@@ -28,8 +28,13 @@ def _commands(page: Path) -> list[list[str]]:
         r"^```(?:bash|sh|)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    split = (shlex.split(line, comments=True) for line in lines if line.count('"') % 2 == 0)
+    split = (shlex.split(line, comments=True) for line in lines if _whole(line))
     return [_plain(words) for words in split if words]
+
+
+def _whole(line: str) -> bool:
+    """Whether a line is a command by itself, without a placeholder that has blanks in it."""
+    return line.count('"') % 2 == 0 and "<" not in line
 
 
 def _plain(words: list[str]) -> list[str]:
