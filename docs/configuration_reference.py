@@ -103,17 +103,19 @@ def _file(file: Path, root: Path) -> str:
     where = file.relative_to(root).with_suffix("").as_posix()
     group, _, choice = where.rpartition("/")
     title = f"`{group}={choice}`" if group else f"`{choice}.yaml`"
-    rows = [f"| `{e.key}` | {_cell(e.value)} | {_plain(e.why)} |" for e in entries(text)]
+    rows = [f"| `{e.key}` | {_cell(e.value)} | {_escaped(e.why)} |" for e in entries(text)]
     table = ["| key | default | why |", "| --- | --- | --- |", *rows] if rows else []
-    return "\n\n".join(part for part in (f"### {title}", heading(text), "\n".join(table)) if part)
+    return "\n\n".join(part for part in (f"### {title}", _escaped(heading(text)), "\n".join(table)) if part)
 
 
 def _cell(value: str) -> str:
-    return f"`{_plain(value)}`" if value else ""
+    bars = value.replace("|", "\\|")
+    return f"`{bars}`" if value else ""
 
 
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|")
+def _escaped(text: str) -> str:
+    """Prose in which nothing but backticks is a mark."""
+    return re.sub(r"([|\[\]_*<>])", r"\\\1", text)
 
 
 def write(root: Path, path: Path) -> None:
