@@ -115,7 +115,9 @@ def _cell(value: str) -> str:
 
 def _escaped(text: str) -> str:
     """Prose in which nothing but backticks is a mark."""
-    return re.sub(r"([|\[\]_*<>])", r"\\\1", text)
+    parts = text.split("`")  # every second one is code
+    parts[::2] = [re.sub(r"([|\[\]_*<>])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def write(root: Path, path: Path) -> None:

@@ -28,13 +28,18 @@ def _commands(page: Path) -> list[list[str]]:
         r"^```(?:bash|sh|)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    split = (shlex.split(line, comments=True) for line in lines if _whole(line))
+    split = (_words(line) for line in lines)
     return [_plain(words) for words in split if words]
 
 
-def _whole(line: str) -> bool:
-    """Whether a line is a command by itself, without a placeholder that has blanks in it."""
-    return line.count('"') % 2 == 0 and "<" not in line
+def _words(line: str) -> list[str]:
+    """Of a command; none of a line with a placeholder that has blanks in it, or of half a command."""
+    if "<" in line:
+        return []
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return []
 
 
 def _plain(words: list[str]) -> list[str]:

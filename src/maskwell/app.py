@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, checkpoint, plan, restore, results, runs, session
+from maskwell import build, checkpoint, plan, restore, results, runs, session, wandb_results
 from maskwell.callbacks.interrupt import GracefulInterrupt
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
@@ -98,10 +98,10 @@ def _report(run: session.Session) -> None:
         return
     try:
         print(f"{'report:':<12}{page.write(run.folder)}")
+        wandb_results.log(run.folder)
     except Exception as error:
-        print(
-            f"warning: no report.html ({type(error).__name__}: {error}); make report RUN={run.folder} retries"
-        )
+        told = f"{type(error).__name__}: {error}"
+        print(f"warning: the report is not complete ({told}); make report RUN={run.folder} tries again")
 
 
 def _check_overrides(task: BaseTask, origin: runs.Origin) -> None:

@@ -22,6 +22,7 @@ TOOLS = {
     "convert": "maskwell.data.convert",
     "prelabel": "maskwell.data.prelabels",
     "select": "maskwell.data.select",
+    "demo": "maskwell.demo",
 }
 """Further verbs of the console command -> the module that ``python -m`` runs for them."""
 

@@ -70,7 +70,7 @@ def run(ckpt: str, source: Path, output: Path, count: int, tile: int | None = No
         target = output / "images" / names[index]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(files[index], target)
-    content = _prelabels(model, [(names[index], found[index]) for index in chosen])
+    content = prelabels(model, [(names[index], found[index]) for index in chosen])
     coco_results.write(content, output / ANNOTATIONS)
     return [names[index] for index in chosen]
 
@@ -115,21 +115,35 @@ def _write_table(
             table.writerow([of.name, "yes" if index in chosen else "no", *figures, of.found])
 
 
-def _prelabels(model: api.Model, chosen: Sequence[tuple[str, Prediction]]) -> dict[str, Any]:
-    """A COCO dataset of what the model says, for people to correct."""
+def prelabels(
+    model: api.Model,
+    chosen: Sequence[tuple[str, Prediction]],
+    phrases: Sequence[str] | None = None,
+    least: float | None = None,
+) -> dict[str, Any]:
+    """A COCO dataset of what the model says, with outlines, for people to correct.
+
+    Args:
+        model: of any family.
+        chosen: name of each image and what was said of it.
+        phrases: what was asked, by label; None: what the model was trained with.
+        least: lowest score that is kept; None: that which the model has chosen, else 0.3.
+    """
+    names = tuple(model.phrases if phrases is None else phrases)
     if model.task.pointwise:
-        return point_results.dataset([point_results.Marked(*one) for one in chosen], model.phrases)
-    least = THRESHOLD if model.task.threshold is None else model.task.threshold
-    ids = range(1, len(model.phrases) + 1)
+        return point_results.dataset([point_results.Marked(*one) for one in chosen], names)
+    if least is None:
+        least = THRESHOLD if model.task.threshold is None else model.task.threshold
+    ids = range(1, len(names) + 1)
     images, annotations = [], []
     for number, (name, prediction) in enumerate(chosen, 1):
         height, width = prediction.size
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         if prediction.semantic is not None:
-            annotations += _regions(prediction.semantic.numpy(), model.phrases, number)
+            annotations += _regions(prediction.semantic.numpy(), names, number)
         else:
             annotations += coco_results.entries(prediction, number, ids)
-    categories = [{"id": number, "name": name} for number, name in zip(ids, model.phrases, strict=True)]
+    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     dataset = {"images": images, "annotations": annotations, "categories": categories}
     return correctable(dataset, least)
 
