@@ -15,7 +15,7 @@ COMPARE_s4gan := s4gan_camvid
 BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict report compare test smoke lint type data-check bench results notebooks docs clean
+.PHONY: help train eval predict report compare test smoke lint type data-check bench results demo notebooks docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -70,6 +70,11 @@ bench: $(READY)  ## benchmarks in their quick form (QUICK= for the full one, BEN
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
 	@$(PY) -m benchmarks.results_table
+
+demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; installs gradio)
+	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]" -c constraints.txt
+	@$(PY) -m maskwell.demo $(CKPT) $(ARGS)
 
 notebooks: $(READY)  ## run the four notebooks and take their time (ARGS=--quick: two steps each)
 	@$(PY) -m benchmarks.notebooks $(ARGS)
