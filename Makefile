@@ -15,7 +15,7 @@ COMPARE_s4gan := s4gan_camvid
 BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict report compare test smoke lint type data-check bench results demo notebooks docs clean
+.PHONY: help train eval predict compare test smoke lint type data-check bench results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -40,10 +40,6 @@ eval: $(READY)  ## score a checkpoint (ARGS="ckpt=runs/sam_lora/...")
 
 predict: $(READY)  ## masks for images (ARGS="ckpt=... input=IMAGE_OR_FOLDER prompt=nucleus")
 	@$(PY) predict.py $(ARGS)
-
-report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/detr/... or RUN="compare A B")
-	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
-	@$(PY) -m maskwell.report $(RUN) $(ARGS)
 
 compare: $(READY)  ## a family's recipes beside their controls, resumable (MODEL=s4gan, ARGS="--only 1_8.sound")
 	@test -n "$(COMPARE_$(MODEL))" || { echo "error: MODEL=$(MODEL) has no comparison; there is s4gan." >&2; exit 2; }
@@ -70,6 +66,12 @@ bench: $(READY)  ## benchmarks in their quick form (QUICK= for the full one, BEN
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
 	@$(PY) -m benchmarks.results_table
+
+.PHONY: report demo notebooks docs
+
+report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/detr/... or RUN="compare A B")
+	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
+	@$(PY) -m maskwell.report $(RUN) $(ARGS)
 
 demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; installs gradio)
 	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, checkpoint, plan, restore, results, runs, session, wandb_results
+from maskwell import build, checkpoint, plan, restore, results, run_report, runs, session
 from maskwell.callbacks.interrupt import GracefulInterrupt
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
@@ -24,7 +24,6 @@ from maskwell.data.layouts import Layout
 from maskwell.errors import UserError
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
-from maskwell.report import page
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -55,7 +54,7 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
         session.discard(run)
         raise
     finally:
-        _report(run)
+        run_report.write(run)
         session.finish()
 
 
@@ -90,18 +89,6 @@ def _train(run: session.Session) -> float | None:
         )
         results.show(content, run.folder)
     return None if score is None else float(score)
-
-
-def _report(run: session.Session) -> None:
-    """Write the page of a run that has logged something; a fault in it must not cost the run."""
-    if not run.cfg.report or runs.joined() is not None or not (run.folder / "metrics.csv").is_file():
-        return
-    try:
-        print(f"{'report:':<12}{page.write(run.folder)}")
-        wandb_results.log(run.folder)
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        print(f"warning: the report is not complete ({told}); make report RUN={run.folder} tries again")
 
 
 def _check_overrides(task: BaseTask, origin: runs.Origin) -> None:
