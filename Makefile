@@ -73,9 +73,10 @@ report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/
 	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
 	@$(PY) -m maskwell.report $(RUN) $(ARGS)
 
+# gradio wants an older pillow than constraints.txt names; `rm .venv/.ready` brings that back.
 demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; installs gradio)
 	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]" -c constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
 	@$(PY) -m maskwell.demo $(CKPT) $(ARGS)
 
 notebooks: $(READY)  ## run the four notebooks and take their time (ARGS=--quick: two steps each)

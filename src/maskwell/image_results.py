@@ -47,9 +47,9 @@ class ImageResults:
         write_images(self.images, files["images"])
         rows = [] if self.curve is None else self.curve.rows()
         if self.curve is not None and rows:
-            files |= {"curves": folder / "curves.csv", "picture": folder / "curves.png"}
+            files |= {"curves": folder / "curves.csv", "curves picture": folder / "curves.png"}
             _write(self.curve.columns, [list(row.values()) for row in rows], files["curves"])
-            _draw(rows, files["picture"])
+            _draw(rows, files["curves picture"])
         return files
 
 
