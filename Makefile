@@ -16,7 +16,7 @@ BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(
               $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict report compare test smoke lint type data-check bench results clean
+.PHONY: help train eval predict compare test smoke lint type data-check bench results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -41,10 +41,6 @@ eval: $(READY)  ## score a checkpoint (ARGS="ckpt=runs/sam_lora/...")
 
 predict: $(READY)  ## masks for images (ARGS="ckpt=... input=IMAGE_OR_FOLDER prompt=nucleus")
 	@$(PY) predict.py $(ARGS)
-
-report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/detr/... or RUN="compare A B")
-	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
-	@$(PY) -m maskwell.report $(RUN) $(ARGS)
 
 compare: $(READY)  ## a family's recipes beside their controls, resumable (MODEL=s4gan, ARGS="--only 1_8.sound")
 	@test -n "$(COMPARE_$(MODEL))" || { echo "error: MODEL=$(MODEL) has no comparison; there is s4gan." >&2; exit 2; }
@@ -71,6 +67,25 @@ bench: $(READY)  ## benchmarks in their quick form (QUICK= for the full one, BEN
 
 results: $(READY)  ## write the README's results table from benchmarks/results/*.json
 	@$(PY) -m benchmarks.results_table
+
+.PHONY: report demo notebooks docs
+
+report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/detr/... or RUN="compare A B")
+	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
+	@$(PY) -m maskwell.report $(RUN) $(ARGS)
+
+# gradio wants an older pillow than constraints.txt names; `rm .venv/.ready` brings that back.
+demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; installs gradio)
+	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@$(PY) -m maskwell.demo $(CKPT) $(ARGS)
+
+notebooks: $(READY)  ## run the four notebooks and take their time (ARGS=--quick: two steps each)
+	@$(PY) -m benchmarks.notebooks $(ARGS)
+
+docs: $(READY)  ## the manual as HTML in docs/_build
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build
 
 clean:  ## remove caches and builds (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

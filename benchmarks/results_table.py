@@ -288,6 +288,12 @@ LINES = (
     Line("Loader, speed against annToMask and PIL", "loader", "speedup", "{:.1f}×", "≥ 2×"),
     Line("Five prompts, step time against one", "prompts", "ratio_5_to_1", "{:.2f}", ""),
     Line("Five prompts, step time against five images", "prompts", "ratio_5_to_repeated", "{:.2f}", "≤ 0.65"),
+    Line(
+        "ONNX of s4gan, largest difference from PyTorch", "export", "s4gan.max_abs_diff", "{:.0e}", "< 1e-3"
+    ),
+    Line("ONNX of points, the same", "export", "points.max_abs_diff", "{:.0e}", "< 1e-3"),
+    Line("ONNX of detr, the same", "export", "detr.max_abs_diff", "{:.0e}", "< 1e-3"),
+    Line("Merged sam_lora against its adapter", "export", "sam_lora.max_abs_diff", "{:.0e}", "< 1e-3"),
     Line("Mask loss, memory dense / sampled at 1008 px", "mask_loss", "memory_ratio", "{:.0f}×", "≥ 10×"),
     Line(
         "CamVid 1/8, sound above supervised",

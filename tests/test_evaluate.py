@@ -79,7 +79,7 @@ def spots_data(prompts: PromptPolicy | None = None) -> DataModule:
 def test_an_exact_model_reaches_one_in_every_metric(tile: int | None) -> None:
     seen: list[tuple[int, int]] = []
 
-    def look(record: Record, prediction: Prediction) -> None:
+    def look(record: Record, _: object, prediction: Prediction) -> None:
         seen.append((record.image_id, len(prediction.scores)))
 
     figures = evaluate_task(Oracle(), spots_data(PromptPolicy()), tile=tile, on_image=look)

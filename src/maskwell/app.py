@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from maskwell import build, checkpoint, plan, restore, results, runs, session
+from maskwell import build, checkpoint, plan, restore, results, run_report, runs, session
 from maskwell.callbacks.interrupt import GracefulInterrupt, leaving_on_request
 from maskwell.callbacks.shelter import shelter_callback, shelter_logger
 from maskwell.callbacks.step_seed import StepSeed
@@ -64,6 +64,7 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
             session.discard(run)
             raise
         finally:
+            run_report.write(run)
             session.finish()
 
 

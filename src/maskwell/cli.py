@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -11,9 +12,19 @@ import hydra
 from omegaconf import DictConfig
 
 from maskwell import compose, runs, schema, stored_groups
-from maskwell.errors import UserError
+from maskwell.errors import UserError, nearest
 
 VERBS = ("train", "evaluate", "predict", "diagnose")
+TOOLS = {
+    "report": "maskwell.report",
+    "export": "maskwell.export",
+    "check": "maskwell.data.checks",
+    "convert": "maskwell.data.convert",
+    "prelabel": "maskwell.data.prelabels",
+    "select": "maskwell.data.select",
+    "demo": "maskwell.demo",
+}
+"""Further verbs of the console command -> the module that ``python -m`` runs for them."""
 
 
 def main(verb: str) -> None:
@@ -79,13 +90,22 @@ def _join(folder: Path) -> None:
 
 
 def console() -> None:
-    """``maskwell VERB key=value ...``: the same as ``python VERB.py key=value ...``."""
+    """``maskwell VERB key=value ...`` as ``python VERB.py``, the tools as ``python -m`` of their module."""
     if runs.joined() is not None:
         main("train")
         return
-    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-        _refuse(UserError(f"Name what to do: maskwell {'|'.join(VERBS)} key=value ... (--help after it)."))
-    main(sys.argv.pop(1))
+    verb = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if verb in TOOLS:
+        runpy.run_module(TOOLS[verb], run_name="__main__", alter_sys=True)
+        return
+    if verb not in VERBS:
+        _refuse(
+            UserError(
+                f"Name what to do: maskwell {'|'.join(VERBS)} key=value ..., or maskwell {'|'.join(TOOLS)} "
+                f"ARGUMENTS (--help after it).{nearest(verb, (*VERBS, *TOOLS))}"
+            )
+        )
+    main(verb)
 
 
 def _as_input(argument: str) -> str:

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
@@ -19,14 +18,14 @@ from maskwell import build, coco_results, point_results, restore, results, runs,
 from maskwell.data.datamodule import DataModule
 from maskwell.data.dataset import truth_of
 from maskwell.data.prompts import phrase_prompts
-from maskwell.data.sample import Prediction, Prompt, Truth
+from maskwell.data.sample import Prediction, Prompt
 from maskwell.data.source import SPLITS, Record, Split
 from maskwell.errors import UserError, nearest
+from maskwell.image_results import ImageResults
 from maskwell.inference import Request, predict_images
-from maskwell.metrics.coco_map import PHRASES, CocoMap
-from maskwell.metrics.concept import ConceptF1, DetectionStats, named_by, prompt_results
 from maskwell.metrics.detection import DetectionScores
 from maskwell.metrics.points import PointScores
+from maskwell.metrics.prompted import PromptedScores
 from maskwell.metrics.segmentation import SegmentationScores
 from maskwell.models.base import BaseTask
 from maskwell.tiling import OVERLAP
@@ -82,13 +81,15 @@ class _Measured:
 
 def _measure_objects(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
     annotations: list[dict[str, Any]] = []
+    images = ImageResults(data.categories)
 
-    def keep(record: Record, prediction: Prediction) -> None:
+    def keep(record: Record, prompts: tuple[Prompt, ...], prediction: Prediction) -> None:
         annotations.extend(coco_results.entries(prediction, record.image_id, data.category_ids))
+        images.add(record.file_name, prediction, truth_of(record), prompts)
 
     def write(folder: Path) -> dict[str, Path]:
         coco_results.write(annotations, folder / "predictions.json")
-        return {"predictions": folder / "predictions.json"}
+        return {"predictions": folder / "predictions.json", **images.write(folder)}
 
     windows = {"tile": cfg.tile, "overlap": cfg.overlap}
     figures = evaluate_task(task, data, cfg.split, max_dets=cfg.max_dets, on_image=keep, **windows)
@@ -100,13 +101,16 @@ def _measure_boxes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measur
     scores = DetectionScores(data.categories, max_dets=cfg.max_dets)
     scores.given = task.threshold
     annotations: list[dict[str, Any]] = []
+    images = ImageResults(data.categories, task.threshold)
     for record, _, prediction in _answered(task, data, cfg.split, cfg.tile, cfg.overlap, None):
-        scores.update([prediction], [truth_of(record)])
+        truth = truth_of(record)
+        scores.update([prediction], [truth])
+        images.add(record.file_name, prediction, truth)
         annotations.extend(coco_results.entries(prediction, record.image_id, data.category_ids))
 
     def write(folder: Path) -> dict[str, Path]:
         coco_results.write(annotations, folder / "predictions.json")
-        files = {"predictions": folder / "predictions.json"}
+        files = {"predictions": folder / "predictions.json", **images.write(folder)}
         if scores.confusion is not None:
             files |= semantic_results.write_confusion(
                 scores.confusion, task.confusion_names, folder, unit="objects"
@@ -119,24 +123,38 @@ def _measure_boxes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measur
 
 
 def _measure_classes(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
-    scores = evaluate_classes(task, data, cfg.split, tile=cfg.tile, overlap=cfg.overlap)
+    images = ImageResults(data.categories)
+
+    def keep(record: Record, prediction: Prediction) -> None:
+        images.add(record.file_name, prediction, truth_of(record))
+
+    windows = {"tile": cfg.tile, "overlap": cfg.overlap}
+    scores = evaluate_classes(task, data, cfg.split, on_image=keep, **windows)
     figures = {name: float(value) for name, value in scores.compute().items()}
     confusion = scores.confusion
     assert confusion is not None
-    return _Measured(
-        figures,
-        {"background": scores.background},
-        lambda folder: semantic_results.write_confusion(confusion, scores.categories, folder),
-    )
+
+    def write(folder: Path) -> dict[str, Path]:
+        drawn = semantic_results.write_confusion(confusion, scores.categories, folder)
+        return {
+            "confusion": drawn["confusion"],
+            "confusion picture": drawn["picture"],
+            **images.write(folder),
+        }
+
+    return _Measured(figures, {"background": scores.background}, write)
 
 
 def _measure_points(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measured:
     annotations: list[dict[str, Any]] = []
     marked: list[point_results.Marked] = []
     scores = PointScores()
+    images = ImageResults(data.categories)
     category = data.category_ids[0] if len(data.categories) == 1 else 0  # marks tell no categories apart
     for record, _, prediction in _answered(task, data, cfg.split, cfg.tile, cfg.overlap, None):
-        scores.update([prediction], [truth_of(record, pointwise=True)])
+        truth = truth_of(record, pointwise=True)
+        scores.update([prediction], [truth])
+        images.add(record.file_name, prediction, truth)
         annotations.extend(point_results.entries(prediction, record.image_id, category))
         marked.append(point_results.Marked(record.file_name, prediction))
 
@@ -149,7 +167,7 @@ def _measure_points(cfg: DictConfig, task: BaseTask, data: DataModule) -> _Measu
         coco_results.write(annotations, files["predictions"])
         point_results.write_points(marked, files["points"])
         point_results.write_counts(marked, files["counts"])
-        return files
+        return {**files, **images.write(folder)}
 
     figures = {name: float(value) for name, value in scores.compute().items()}
     return _Measured(figures, {"radii": list(scores.radii), "reference": scores.reference}, write)
@@ -164,7 +182,7 @@ def evaluate_task(
     overlap: float = OVERLAP,
     max_dets: Sequence[int] = (1, 10, 100),
     batch_size: int | None = None,
-    on_image: Callable[[Record, Prediction], None] | None = None,
+    on_image: Callable[[Record, tuple[Prompt, ...], Prediction], None] | None = None,
 ) -> dict[str, float]:
     """All metrics of a task on the whole images of a split.
 
@@ -179,17 +197,17 @@ def evaluate_task(
         overlap: least share of a tile that its neighbour sees too.
         max_dets: detections per image and category that COCO mAP counts.
         batch_size: windows that go through the network at once; None: as in validation.
-        on_image: gets each image's record and its prediction.
+        on_image: gets each image's record, what was asked about it, and its prediction.
 
     Returns:
         ``map``, ``map_50``, ..., ``ap/<category>``, ``bbox_map``, ..., ``pmf1``, ``il_mcc``, ``cgf1``,
         ``detections_per_image``, ``max_confidence``: what is defined on this data.
     """
-    metrics = _Metrics(data.categories, max_dets)
+    metrics = PromptedScores(data.categories, max_dets)
     for record, prompts, prediction in _answered(task, data, split, tile, overlap, batch_size):
         metrics.update(prediction, truth_of(record), prompts)
         if on_image is not None:
-            on_image(record, prediction)
+            on_image(record, prompts, prediction)
     return metrics.compute()
 
 
@@ -201,6 +219,7 @@ def evaluate_classes(
     tile: int | None = None,
     overlap: float = OVERLAP,
     batch_size: int | None = None,
+    on_image: Callable[[Record, Prediction], None] | None = None,
 ) -> SegmentationScores:
     """Confusion matrix, mean IoU and class IoUs of a semantic task on the whole images of a split.
 
@@ -217,6 +236,8 @@ def evaluate_classes(
                 "data=semi with the folder."
             )
         scores.update([prediction], [truth_of(record)])
+        if on_image is not None:
+            on_image(record, prediction)
     return scores
 
 
@@ -243,53 +264,6 @@ def _answered(
 
 def _least(task: BaseTask) -> float:
     return MIN_SCORE if task.min_score is None else task.min_score
-
-
-class _Metrics:
-    """Everything that is measured, over whole images."""
-
-    def __init__(self, categories: Sequence[str], max_dets: Sequence[int]) -> None:
-        self.phrase_label = len(categories)
-        self.coco = CocoMap((*categories, PHRASES), max_dets=max_dets)
-        self.concept = ConceptF1()
-        self.stats = DetectionStats()
-
-    def update(self, prediction: Prediction, truth: Truth, prompts: Sequence[Prompt]) -> None:
-        """Categories feed COCO mAP; every prompt feeds concept F1.
-
-        A free phrase that names objects counts as an image of the category PHRASES, as in validation.
-        """
-        if not prompts or any(prompt.label >= 0 for prompt in prompts):
-            self.stats.update([prediction])
-            self.coco.update([prediction], [truth])
-        for prompt in prompts:
-            if prompt.label >= 0 or not prompt.objects:
-                self.concept.update(prompt_results(prediction, truth, [prompt.label]))
-                continue
-            answer = _answer_to(prompt, prediction, self.phrase_label)
-            named = named_by(prompt, truth, self.phrase_label)
-            assert named is not None
-            self.concept.update(prompt_results(answer, named, [self.phrase_label]))
-            self.stats.update([answer])
-            self.coco.update([answer], [named])
-
-    def compute(self) -> dict[str, float]:
-        measured = [metric for metric in (self.coco, self.concept, self.stats) if metric.update_called]
-        figures = {name: float(value) for metric in measured for name, value in metric.compute().items()}
-        return {name: value for name, value in figures.items() if not math.isnan(value)}
-
-
-def _answer_to(prompt: Prompt, prediction: Prediction, label: int) -> Prediction:
-    """The detections of one prompt, as those of category ``label``."""
-    keep = prediction.labels == prompt.label
-    rles = prediction.rles
-    return Prediction(
-        size=prediction.size,
-        boxes=prediction.boxes[keep],
-        scores=prediction.scores[keep],
-        labels=torch.full((int(keep.sum()),), label, dtype=torch.int64),
-        rles=None if rles is None else [rle for rle, kept in zip(rles, keep.tolist(), strict=True) if kept],
-    )
 
 
 def _records(data: DataModule, split: Split) -> Iterator[Record]:
@@ -331,4 +305,4 @@ def _show(content: dict[str, Any], files: dict[str, Path]) -> None:
         if name.startswith(("ap/", "iou/")):
             print(f"{name:<24}{value:.4f}")
     for name, path in files.items():
-        print(f"{name + ':':<13}{path}")
+        print(f"{name + ':':<19}{path}")

@@ -113,7 +113,8 @@ class _Classes:
 
     def prediction(self) -> Prediction:
         assert self.average is not None
-        return Prediction.of_classes(self.average.classes())
+        confidence, classes = self.average.probabilities().max(0)
+        return Prediction.of_classes(classes, confidence)
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,19 @@ def _sample(task: BaseTask, request: Request, window: Window, index: int) -> Sam
     )
 
 
+def batch_of(task: BaseTask, requests: Sequence[Request]) -> Batch:
+    """Whole images as the network takes them, in one batch on the task's device."""
+    samples = [_sample(task, request, (0, 0, *request.size[::-1]), i) for i, request in enumerate(requests)]
+    return _batch(task, samples)
+
+
+def _batch(task: BaseTask, samples: list[Sample]) -> Batch:
+    return collate(samples, **task.input_spec.padding).to(task.device)
+
+
 def _answers(task: BaseTask, samples: list[Sample]) -> Sequence[Prediction | Tensor]:
     """Of each window its detections, or its class probabilities [C, h, w]."""
-    batch = collate(samples, **task.input_spec.padding).to(task.device)
+    batch = _batch(task, samples)
     with torch.inference_mode():
         return _class_probabilities(task, batch) if task.semantic else task.predict_batch(batch)
 

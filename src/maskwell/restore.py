@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from maskwell import build, checkpoint, runs
 from maskwell.errors import UserError
+from maskwell.export import weights
 from maskwell.models.base import BaseTask
 
 PREFERRED = ("best", "last")
@@ -45,14 +46,14 @@ def restore(path: Path, adjust: Callable[[DictConfig], DictConfig] | None = None
     """Build the task that ``path`` holds the weights of, on the CPU, to answer and not to be trained.
 
     Args:
-        path: a checkpoint of any family.
+        path: a checkpoint of any family, or the safetensors file of its export.
         adjust: changes the stored configuration first (the base has moved, other data).
 
     Raises:
         UserError: the file is missing, damaged, holds pickled code, is not ours, belongs to another
             family than its configuration, or to another base than the one that is found.
     """
-    content = checkpoint.read(path)
+    content = weights.read(path) if path.suffix == weights.SUFFIX else checkpoint.read(path)
     cfg = stored_config(content, path)
     if adjust is not None:
         cfg = adjust(cfg)

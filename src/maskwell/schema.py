@@ -43,6 +43,7 @@ class TrainConfig:
     init_from: str | None = None
     evaluate_base: bool = True
     test: bool = True
+    report: bool = True
     plan: bool = False
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from maskwell.callbacks.clock import iteration
+from maskwell.data.profile import profile
 
 PACKAGES = (
     "maskwell",
@@ -44,14 +45,13 @@ class RunRecord(Callback):
         self.session: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        fingerprint = getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
         self.session = {
             "start": _now(),
             "command": " ".join(sys.argv),
             "packages": {name: version for name in self.packages if (version := _version(name))},
             "git": git_state(Path.cwd()),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())),
-            "dataset": fingerprint() if fingerprint else None,
+            "dataset": _dataset(getattr(trainer, "datamodule", None)),
             "machine": machine(),
             "devices": trainer.world_size,
             "first_iteration": iteration(trainer, pl_module),
@@ -88,6 +88,14 @@ class RunRecord(Callback):
         beside.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps({"format": 1, "sessions": sessions}, indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
+
+
+def _dataset(data: Any) -> dict[str, Any] | None:
+    """The state of the data and its figures; None of data that cannot tell."""
+    if not hasattr(data, "fingerprint"):
+        return None
+    source = getattr(data, "source", None)
+    return {**data.fingerprint(), **({} if source is None else profile(source))}
 
 
 def _exit(trainer: Trainer, exception: BaseException | None) -> str:
@@ -127,11 +135,20 @@ def machine() -> dict[str, Any]:
 
 def peak_memory_gib() -> dict[str, float]:
     """Highest resident memory of this process, and highest allocation on the GPU where there is one."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    peak = {"process": _peak_resident() / 2**30}
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 2**30
     return {name: round(value, 3) for name, value in peak.items()}
+
+
+def _peak_resident() -> int:
+    """Highest resident memory of this process so far, bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _now() -> str:

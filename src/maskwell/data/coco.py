@@ -153,6 +153,13 @@ class CocoSource:
         image = self.index[split][index]
         return image.boxes[~image.iscrowd]
 
+    def objects_by_category(self, split: Split) -> dict[str, int]:
+        """How many objects of each category a split has, crowds not counted."""
+        counts = np.zeros(len(self.categories), np.int64)
+        for image in self.index[split]:
+            counts += np.bincount(image.labels[~image.iscrowd], minlength=len(counts))
+        return dict(zip(self.categories, counts.tolist(), strict=True))
+
     def split_lists(self) -> dict[str, list[str]]:
         return {split: [image.file_name for image in self.index[split]] for split in SPLITS}
 

@@ -148,7 +148,8 @@ class Prediction:
     ``size`` (height, width); ``boxes`` float32 [K, 4] xyxy pixels; ``scores`` float32 [K] in
     [0, 1]; ``labels`` int64 [K]; ``rles`` one mask per detection or None; ``points`` float32
     [K, 2] pixels or None; ``semantic`` int64 [H, W] or None; ``present`` label -> score that the
-    concept occurs in the image at all, where the model has such a score. Of points that were marked
+    concept occurs in the image at all, where the model has such a score; ``confidence`` float32 [H, W]:
+    probability of the class in ``semantic``, or None. Of points that were marked
     one after another, ``stopped``: whether the model itself said that no more are left (False: the cap
     was reached or a mark repeated), and ``done``: its probability of that at the last step.
     """
@@ -163,14 +164,14 @@ class Prediction:
     present: dict[int, float] | None = None
     stopped: bool | None = None
     done: float | None = None
+    confidence: Tensor | None = None
 
     @classmethod
-    def of_classes(cls, semantic: Tensor) -> Prediction:
-        """A prediction that is a class map, int64 [H, W], and nothing else."""
+    def of_classes(cls, semantic: Tensor, confidence: Tensor | None = None) -> Prediction:
+        """A prediction that is a class map, int64 [H, W], with its ``confidence``, and nothing else."""
         size = (int(semantic.shape[0]), int(semantic.shape[1]))
-        return cls(
-            size, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), semantic=semantic
-        )
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(size, torch.zeros(0, 4), torch.zeros(0), none, semantic=semantic, confidence=confidence)
 
     @classmethod
     def of_points(

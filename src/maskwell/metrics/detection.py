@@ -52,24 +52,38 @@ class Image:
 
 
 def hits(image: Image) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Per detection: whether it found an object of its class, and whether it counts at all.
+    """Per detection: whether it found an object of its class, and whether it counts at all."""
+    overlaps = image.overlaps() * (image.labels[:, None] == image.true_labels[None])
+    found, counts = paired(overlaps, image.scores, image.crowd)
+    return found > 0, counts
+
+
+def paired(
+    overlaps: Floats, scores: Floats, crowd: npt.NDArray[np.bool_]
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Per detection: its IoU with the object that it found, 0 where it found none, and whether it counts.
 
     Better scores choose first, each the object that it overlaps most (COCO's rule at one IoU). What a
     lower score does changes nothing for a higher one, so the result holds for every score threshold.
+
+    Args:
+        overlaps: IoU [K, N], 0 where a detection and an object may not be paired.
+        scores: [K].
+        crowd: bool [N]; what overlaps only a crowd neither counts for nor against.
     """
-    hit, counts = np.zeros(len(image.scores), bool), np.ones(len(image.scores), bool)
-    overlaps = image.overlaps() * (image.labels[:, None] == image.true_labels[None])
-    free = ~image.crowd
-    near = (overlaps >= IOU).any(1)
-    for index in np.argsort(-image.scores, kind="stable"):
+    found, counts = np.zeros(len(scores), np.float32), np.ones(len(scores), bool)
+    free: npt.NDArray[np.bool_] = ~crowd
+    near: npt.NDArray[np.bool_] = overlaps.max(1, initial=0) >= IOU
+    for index in np.argsort(-scores, kind="stable"):
         if not near[index]:
             continue
         open_ = np.where(free, overlaps[index], 0)
         if open_.max() >= IOU:
-            hit[index], free[open_.argmax()] = True, False
-        elif (overlaps[index, image.crowd] >= IOU).any():
+            chosen = int(open_.argmax())
+            found[index], free[chosen] = open_[chosen], False
+        elif (overlaps[index, crowd] >= IOU).any():
             counts[index] = False
-    return hit, counts
+    return found, counts
 
 
 def best_threshold(scores: Floats, hit: npt.NDArray[np.bool_], objects: int) -> float | None:

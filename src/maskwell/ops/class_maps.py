@@ -25,7 +25,7 @@ def to_window(probabilities: Tensor, content: tuple[int, int], size: tuple[int, 
 
 
 class Average:
-    """The mean of class probabilities over windows that overlap, and the class that is likeliest.
+    """The mean of class probabilities over windows that overlap.
 
     A window's say grows with the distance from its edge, where it sees least of what lies around a
     pixel; its borders then leave no seams. Sums lie on the CPU: classes x height x width x 4 bytes.
@@ -49,10 +49,6 @@ class Average:
     def probabilities(self) -> Tensor:
         """float32 [C, H, W]; nan where no window was."""
         return self._sum / self._weight
-
-    def classes(self) -> Tensor:
-        """int64 [H, W]."""
-        return self._sum.argmax(0)
 
 
 def _from_edge(length: int) -> Tensor:

@@ -21,6 +21,7 @@ CURVES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("object", "target", "match"), "train/num_objects"),
     (("pseudo", "self_training"), "train/st_count"),
     (("gap", "overfit"), "val/loss"),
+    (("rising", "constant", "plateau", "band"), EPOCH_LOSS),
 )
 """Words in the name of a rule -> the curve that it looks at, where its finding names none itself."""
 

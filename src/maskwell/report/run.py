@@ -75,9 +75,8 @@ class Run:
 
     @cached_property
     def dataset(self) -> dict[str, Any]:
-        """Counts and sizes, as ``dataset.json`` has them, else what the run's record knows."""
-        written = _json(self.folder / "dataset.json")
-        return written or dict((self.sessions[-1].get("dataset") if self.sessions else None) or {})
+        """Counts and sizes of the data, as the newest session recorded them."""
+        return dict((self.sessions[-1].get("dataset") if self.sessions else None) or {})
 
     def pictures(self, folder: str) -> list[Path]:
         """PNG files of one of its folders, by name."""

@@ -1,0 +1,80 @@
+"""ONNX graphs of small networks with random weights against PyTorch; skipped without the extra 'export'."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskwell import build, compose
+from maskwell.errors import UserError
+from maskwell.export import onnx
+from maskwell.models.base import BaseTask
+
+
+def _task(*overrides: str) -> BaseTask:
+    cfg, _ = compose.compose("train", ["data=cells", *overrides])
+    task = build.task(cfg)
+    task.bind(categories=("a", "b"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return task.eval()
+
+
+def _input(count: int = 2) -> tuple[Tensor, Tensor]:
+    mask = torch.ones(count, 64, 96, dtype=torch.bool)
+    mask[:, :, 88:] = False
+    return torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(1)), mask
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (("model=s4gan",), {"model"}),
+        (("model=points",), {"encoder", "decoder"}),
+        (("model=points", "model.head=xy"), {"encoder", "decoder"}),
+        (("model=detr", "model.queries=20"), {"model"}),
+    ],
+    ids=["s4gan", "points", "points_xy", "detr"],
+)
+def test_graphs_answer_as_pytorch(tmp_path: Path, overrides: tuple[str, ...], names: set[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    worst = onnx.export(_task(*overrides), *_input(), tmp_path)
+    assert worst.keys() == names and max(worst.values()) < 1e-4
+    assert {path.stem for path in tmp_path.glob("*.onnx")} == names
+
+
+def test_the_decoder_reads_only_as_many_marks_as_count(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    task, (image, mask) = _task("model=points"), _input(1)
+    onnx.export(task, image, mask, tmp_path)
+    _, decoder = onnx.graphs(task, image, mask)
+    session = runtime.InferenceSession(str(tmp_path / "decoder.onnx"), providers=["CPUExecutionProvider"])
+    for count in (0, 1, 7):
+        inputs = {**decoder.inputs, "count": torch.tensor([count])}
+        with torch.no_grad():
+            expected = decoder.module(*inputs.values())
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        pairs = (
+            dict(zip(decoder.outputs, one, strict=True)) for one in ([e.numpy() for e in expected], found)
+        )
+        assert onnx.difference(*pairs) < 1e-4
+
+
+def test_a_difference_is_the_largest_and_infinities_have_to_agree() -> None:
+    one = {"a": np.array([1.0, -np.inf, 3.0])}
+    assert onnx.difference(one, {"a": np.array([1.0, -np.inf, 2.5])}) == 0.5
+    assert onnx.difference(one, {"a": np.array([1.0, 0.0, 3.0])}) == np.inf
+
+
+def test_without_the_extra_the_sentence_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="maskwell\\[export\\]"):
+        onnx.export(_task("model=s4gan"), *_input(1), tmp_path)
