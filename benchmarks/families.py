@@ -43,7 +43,7 @@ def overrides(family: str, root: Path, batch_size: int, *, augment: bool) -> lis
         *data,
         *random,
         *_QUIET,
-        *([] if family != "s4gan" else ["~callbacks.confusion", "~callbacks.iteration_report"]),
+        *([] if family != "s4gan" else ["callbacks.confusion=null", "callbacks.iteration_report=null"]),
         "evaluate_base=false",
         "test=false",
     ]

@@ -25,6 +25,7 @@ import time
 import traceback
 from collections import Counter
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -135,25 +136,29 @@ def block(form: str, first: int, size: int = BLOCK) -> dict[str, Any]:
         )
         process.start()
         theirs.close()
-        while start < first + size:
-            kind, text = "hangs", "inside a library"
-            try:
-                if ours.poll(6 * SECONDS):
-                    number, kind, text = ours.recv()
-                    assert number == start
-                else:
-                    process.kill()
-            except EOFError:  # it died
-                process.join()
-                kind, text = "crashes", f"exit code {process.exitcode}"
+        lives = True
+        while lives and start < first + size:
+            lives, kind, text = _next(ours, process, start)
             counts[kind] += 1
             if kind in COUNTED:
                 evidence[str(start)] = f"{kind}: {text}"
             start += 1
-            if not process.is_alive() and not ours.poll():
-                break
         process.join()
     return {"counts": dict(counts), "evidence": evidence}
+
+
+def _next(pipe: Connection, process: BaseProcess, number: int) -> tuple[bool, str, str]:
+    """Whether the worker lives on, and what became of input ``number``."""
+    if not pipe.poll(6 * SECONDS):
+        process.kill()
+        return False, "hangs", "inside a library"
+    try:
+        reported, kind, text = pipe.recv()
+    except EOFError:
+        process.join()
+        return False, "crashes", f"exit code {process.exitcode}"
+    assert reported == number
+    return True, kind, text
 
 
 def arguments() -> argparse.Namespace:

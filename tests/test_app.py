@@ -299,7 +299,7 @@ def test_a_multirun_of_several_devices_is_refused_with_the_search_that_works(
     assert stopped.value.code == 2
     wanted = f"python -m maskwell.sweep --config-dir {CONF} {' '.join(TINY[:3])} seed=1,2 trainer.devices=2"
     assert wanted in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "tiny_conv").exists()
 
 
 @pytest.mark.slow

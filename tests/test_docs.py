@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Names of the test functions of a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -24,4 +24,4 @@ def test_every_line_of_what_happens_when_is_a_test() -> None:
         assert when and then, row
         found = re.fullmatch(r"`(tests/\S+\.py)::(test_\w+)`", named)
         assert found, row
-        assert found[2] in tests_in(ROOT / found[1]), named
+        assert found[2] in names_in(ROOT / found[1]), named

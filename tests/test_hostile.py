@@ -162,6 +162,12 @@ def test_yaml_that_grows_or_is_none(tmp_path: Path, text: str) -> None:
             runs.load(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["0", "[1]", "", "text", "a: ${nothing}", "a: {b: ???}"])
+def test_a_stored_configuration_has_keys_and_a_model(text: str) -> None:
+    with pytest.raises(UserError):
+        restore.stored_config({HEADER: {"config": text}}, Path("x.ckpt"))
+
+
 def test_an_outline_without_end_is_refused(tmp_path: Path) -> None:
     """The encoder's memory grows with the way along an outline, which a small file can make long."""
     content = hostile.coco(random.Random(0))
@@ -207,10 +213,10 @@ def test_a_block_counts_what_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None
         hostile.put(folder, "fate", fate(rng))
 
     monkeypatch.setitem(hostile_readers.FORMS, "played", hostile_readers.Reader(write, read))
-    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
-    expected = [fate(random.Random(f"played/{number}")) for number in range(12)]
+    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    expected = [fate(random.Random(f"played/{number}")) for number in range(8)]
     assert {"tracebacks", "crashes", "hangs"} <= set(expected)
-    found = fuzz.block("played", 0, 12)
+    found = fuzz.block("played", 0, 8)
     assert found["counts"] == {kind: expected.count(kind) for kind in expected}
     assert {int(n): text.partition(":")[0] for n, text in found["evidence"].items()} == {
         number: kind for number, kind in enumerate(expected) if kind != "loaded"

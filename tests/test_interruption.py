@@ -75,9 +75,24 @@ def test_a_signal_before_the_training_leaves_at_once(tmp_path: Path, monkeypatch
     assert stopped.value.code == 75
     monkeypatch.undo()
     monkeypatch.setattr(build, "TRUSTED", (*build.TRUSTED, "support."))
+    (folder / "metrics.csv").write_text("step,train/batch_loss\n0,7.5\n1,7.25\n")  # and killed in training
     cfg, origin = composed(*TINY, f"paths.runs={tmp_path}", "test=false", *command)
     app.train(cfg, origin)  # it was never saved, so it starts anew
     assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 1
+    rows = csv_logger.read(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["train/batch_loss"]] == ["0"]
+
+
+def test_a_run_that_accumulates_stops_after_an_optimiser_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["trainer.accumulate_grad_batches=2", "data.epoch_size=8", "trainer.max_epochs=1"]
+    with monkeypatch.context() as patch:
+        add(patch, Signal(signal.SIGTERM, 0))
+        with pytest.raises(SystemExit):
+            train(tmp_path, *command)
+    [folder] = (tmp_path / "tiny_conv").iterdir()
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 2
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

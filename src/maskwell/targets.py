@@ -59,7 +59,7 @@ def resolve(target: object, key: str, trusted: Sequence[str] = TRUSTED) -> Calla
         raise UserError(f"{key}._target_: '{target}' cannot be imported ({reason}).") from error
     if target != TRAINER and not _is_allowed(found, tuple(trusted)):
         raise UserError(f"{key}._target_ names '{target}', which is no kind of thing that may be built here.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _is_allowed(found: object, trusted: tuple[str, ...]) -> bool:
