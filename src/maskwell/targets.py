@@ -82,13 +82,6 @@ def _of_lightning() -> tuple[type, ...]:
     return Callback, ClusterEnvironment, Logger, Precision, Profiler, Strategy, Trainer
 
 
-def _of_callbacks() -> tuple[type, ...]:
-    from lightning.pytorch import Callback
-    from lightning.pytorch.loggers import Logger
-
-    return Callback, Logger
-
-
 def _of_torch() -> tuple[type, ...]:
     import torch
 
@@ -102,7 +95,6 @@ def _of_metrics() -> tuple[type, ...]:
 
 
 _KINDS: dict[str, Callable[[], tuple[type, ...]]] = {
-    "maskwell.callbacks.": _of_callbacks,
     "lightning.": _of_lightning,
     "torch.": _of_torch,
     "torchmetrics.": _of_metrics,
