@@ -28,10 +28,19 @@ class Reader:
 
 def load() -> None:
     """Import what the readers need, before a worker's memory is limited."""
+    from PIL import Image
+
     import maskwell.app
     import maskwell.callbacks.lr_monitor
+    import maskwell.data.convert
     import maskwell.data.kinds
     import maskwell.models.detr.module  # noqa: F401
+    from maskwell import build, runs
+
+    Image.init()
+    cfg = runs.parse(yaml.safe_dump(hostile.config()), "the example")
+    for group in ("model", "data", "optim", "trainer", "callbacks"):
+        build.check_node(cfg[group], group)  # imports what the libraries import late
 
 
 def _write_coco(rng: random.Random, folder: Path, mutated: bool) -> None:

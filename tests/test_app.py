@@ -287,6 +287,21 @@ def test_multirun_makes_one_run_for_each_value(tmp_path: Path, monkeypatch: pyte
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
+def test_a_multirun_of_several_devices_is_refused_with_the_search_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "cpu_cores", lambda: 2)
+    sweep = ["seed=1,2", "trainer.devices=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-dir", str(CONF), *TINY[:3], *sweep])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("train")
+    assert stopped.value.code == 2
+    wanted = f"python -m maskwell.sweep --config-dir {CONF} {' '.join(TINY[:3])} seed=1,2 trainer.devices=2"
+    assert wanted in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "tiny_conv").exists()
+
+
 @pytest.mark.slow
 def test_devices_2_is_enough_for_two_processes_in_one_run(tmp_path: Path) -> None:
     script = Path(__file__).with_name("small_train.py")

@@ -105,6 +105,8 @@ def test_mistake_inside_an_experiment_file(
         ("model=sam_lroa", ["model=sam_lroa", "'sam_lora'"]),
         ("experiment=nope", ["experiment=nope", "pretrain_tiny"]),
         ("seed=abc", ["seed=abc", "Integer"]),
+        ("sweep=detr", ["python -m maskwell.sweep"]),
+        ("sweep.trials=3", ["python -m maskwell.sweep"]),
         ("+seed=3", ["'seed'", "'+'"]),
         ("a b=", ["'a b='", "key=value"]),
         ("data=coco", ["data.root", "given"]),

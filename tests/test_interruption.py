@@ -21,7 +21,7 @@ from maskwell.callbacks import csv_logger
 from maskwell.callbacks.interrupt import GracefulInterrupt
 from maskwell.callbacks.shelter import shelter_callback, shelter_logger
 from maskwell.errors import UserError
-from support import TINY, composed, train
+from support import TINY, TinyConv, composed, train
 
 pytestmark = pytest.mark.usefixtures("small_family")
 
@@ -75,9 +75,24 @@ def test_a_signal_before_the_training_leaves_at_once(tmp_path: Path, monkeypatch
     assert stopped.value.code == 75
     monkeypatch.undo()
     monkeypatch.setattr(build, "TRUSTED", (*build.TRUSTED, "support."))
+    (folder / "metrics.csv").write_text("step,train/batch_loss\n0,7.5\n1,7.25\n")  # and killed in training
     cfg, origin = composed(*TINY, f"paths.runs={tmp_path}", "test=false", *command)
     app.train(cfg, origin)  # it was never saved, so it starts anew
     assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 1
+    rows = csv_logger.read(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["train/batch_loss"]] == ["0"]
+
+
+def test_a_run_that_accumulates_stops_after_an_optimiser_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["trainer.accumulate_grad_batches=2", "data.epoch_size=8", "trainer.max_epochs=1"]
+    with monkeypatch.context() as patch:
+        add(patch, Signal(signal.SIGTERM, 0))
+        with pytest.raises(SystemExit):
+            train(tmp_path, *command)
+    [folder] = (tmp_path / "tiny_conv").iterdir()
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["iteration"] == 2
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -129,8 +144,8 @@ def test_a_full_disk_costs_files_but_not_the_run(
 def test_a_best_model_that_was_not_written_is_not_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best of what lies on the disk is told, though a better one was lost."""
-    lost = iter([False, False, True, True])  # best and last of the first epoch, of the second
+    """Errors of 3, 1 and 2, and a full disk at the second: 2 is the best that there is."""
+    errors, lost = iter([3.0, 1.0, 2.0]), iter([False, False, True, True])  # best and last of each epoch
     whole = checkpoint.write
 
     def write(content: dict[str, Any], path: Path) -> None:
@@ -139,13 +154,12 @@ def test_a_best_model_that_was_not_written_is_not_the_best(
         whole(content, path)
 
     monkeypatch.setattr(checkpoint, "write", write)
-    folder = train(tmp_path, "trainer.max_epochs=3", "optim.lr=1e-3", "callbacks.checkpoint.mode=max")
-    scores = [float(r["val/error"]) for r in csv_logger.read(folder / "metrics.csv") if r["val/error"]]
+    monkeypatch.setattr(TinyConv, "compute_metrics", lambda *_: {"error": torch.tensor(next(errors))})
+    folder = train(tmp_path, "trainer.max_epochs=3", "evaluate_base=false", "test=false")
     best = checkpoint.read(folder / "checkpoints" / "best.ckpt")
-    states = [s for name, s in best["callbacks"].items() if name.startswith("RunCheckpoint")]
-    written = scores[int(best["iteration"]) // 3 - 1]
-    assert float(states[0]["best_model_score"]) == pytest.approx(written)
-    assert written == min(scores[0], scores[2])
+    assert best["iteration"] == 9
+    [state] = [state for name, state in best["callbacks"].items() if name.startswith("RunCheckpoint")]
+    assert float(state["best_model_score"]) == 2.0
 
 
 def test_a_temporary_file_of_a_killed_run_is_removed(tmp_path: Path) -> None:

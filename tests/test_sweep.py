@@ -122,6 +122,14 @@ def test_an_interval_is_no_grid(tmp_path: Path) -> None:
         study.run(asked)
 
 
+@pytest.mark.parametrize(
+    "storage", ["nonsense", "postgresql://me:secret@127.0.0.1:9/x", "sqlite:////no/x.db"]
+)
+def test_a_storage_that_does_not_open_is_one_sentence(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(UserError, match=r"^sweep\.storage cannot be opened \(\w+\)"):
+        study.run(wanted(tmp_path, "optim.lr=0.5,0.1", f"sweep.storage={storage}"))
+
+
 def test_another_search_is_another_study(tmp_path: Path) -> None:
     study.run(wanted(tmp_path, "optim.lr=0.5,0.1"))
     with pytest.raises(UserError, match=r"name a new one: sweep\.study=NAME"):

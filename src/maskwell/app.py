@@ -28,7 +28,7 @@ from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
 from maskwell.data.layouts import Layout
 from maskwell.diagnosis import diagnose as diagnose
-from maskwell.errors import UserError
+from maskwell.errors import TRY_AGAIN, UserError
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
 
@@ -185,7 +185,8 @@ def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Sessio
         if trainer.is_global_zero:
             _say_stopped(task, run)
         interrupt = next(c for c in trainer.callbacks if isinstance(c, GracefulInterrupt))  # type: ignore[attr-defined]
-        raise SystemExit(interrupt.exit_code) from stopped
+        early = stopped.code == TRY_AGAIN  # a signal between the preparations and the first batch
+        raise SystemExit(TRY_AGAIN if early else interrupt.exit_code) from stopped
 
 
 def _say_stopped(task: BaseTask, run: session.Session) -> None:

@@ -96,6 +96,7 @@ def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> light
     accelerator = _accelerator(node.accelerator)
     _check_devices(accelerator, node.devices)
     _check_strategy(node.strategy, accelerator)
+    _check_accumulation(node.val_check_interval, node.accumulate_grad_batches)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
     if node.get("sync_batchnorm") and accelerator == "cpu":
@@ -158,6 +159,15 @@ def _check_strategy(strategy: str | DictConfig, accelerator: str) -> None:
         raise UserError(f"trainer.strategy={kind} needs CUDA GPUs: use trainer=ddp, or trainer=cpu.")
     if kind == "deepspeed" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs the package: pip install deepspeed.")
+
+
+def _check_accumulation(every: int | float | None, together: int) -> None:
+    """Gradients that wait for their optimiser step are in no checkpoint."""
+    if isinstance(every, int) and every % together:
+        raise UserError(
+            f"trainer.val_check_interval={every} ends between two optimiser steps of {together} batches, "
+            "where no run can go on exactly: give a multiple of trainer.accumulate_grad_batches."
+        )
 
 
 def _existing(accelerator: str) -> int | None:

@@ -232,6 +232,8 @@ def explain(
         return UserError(
             f"{unknown[1]}: the chosen {parent} has no '{child}' to choose; another {parent} may."
         )
+    if unknown and unknown[1].split(".")[0] == "sweep":
+        return UserError("sweep is a group of searches: python -m maskwell.sweep sweep=NAME key=value ...")
     if unknown:
         key = unknown[1].replace("/", ".")
         known = _known(name, overrides, search)

@@ -27,6 +27,10 @@ _CHOICES = "# groups: "
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 _OVERRIDE = re.compile(r"^[+~]*(?P<key>[^=]+?)(?:=(?P<value>.*))?$", re.DOTALL)
 
+_UNREADABLE = (
+    *(OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError),
+    AssertionError,  # OmegaConf's own of a single number
+)
 _NOT_CARRIED = ("ckpt_path", "init_from", "plan", "paths", "hydra")
 """First parts of override keys that concern one start of the program, not the run."""
 
@@ -131,7 +135,7 @@ def parse(text: str, place: str) -> DictConfig:
     try:
         config = OmegaConf.create(text)
         OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{place} cannot be read ({reason}).") from error
     if not isinstance(config, DictConfig):

@@ -60,7 +60,9 @@ def start(cfg: DictConfig, origin: runs.Origin) -> Session:
         )
     if _not_begun(cfg):
         cfg.ckpt_path = None
-        (Path(cfg.paths.run_dir) / runs.CONFIG).unlink(missing_ok=True)
+        if runs.is_first():  # what the first attempt left: it starts anew
+            for name in (runs.CONFIG, "metrics.csv"):
+                (Path(cfg.paths.run_dir) / name).unlink(missing_ok=True)
     session = _resume(cfg, origin) if cfg.ckpt_path else _new(cfg, origin)
     os.environ[runs.RUN_DIR] = str(session.folder)
     return session

@@ -21,13 +21,16 @@ def run(search: Search) -> Study:
     """Go on with the study until it has its trials; interrupted ones are gone on with first."""
     optuna = _optuna()
     search.folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=search.study,
-        storage=search.storage,
-        load_if_exists=True,
-        direction="maximize" if search.mode == "max" else "minimize",
-        pruner=_pruner(search.config),
-    )
+    try:
+        study = optuna.create_study(
+            study_name=search.study,
+            storage=search.storage,
+            load_if_exists=True,
+            direction="maximize" if search.mode == "max" else "minimize",
+            pruner=_pruner(search.config),
+        )
+    except Exception as error:  # whatever the storage's driver raises; the address may hold a password
+        raise UserError(f"sweep.storage cannot be opened ({type(error).__name__}); check it.") from error
     _check_same(study, search)
     _recover(study, search)
     for point in search.grid or []:
@@ -135,8 +138,7 @@ def _check_same(study: Study, search: Search) -> None:
         study.set_user_attr("search", wanted)
     elif stored != wanted:
         raise UserError(
-            f"The study '{search.study}' in {search.storage} searches something else; name a new one: "
-            "sweep.study=NAME."
+            f"The study '{search.study}' searches something else; name a new one: sweep.study=NAME."
         )
 
 

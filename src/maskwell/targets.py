@@ -59,7 +59,7 @@ def resolve(target: object, key: str, trusted: Sequence[str] = TRUSTED) -> Calla
         raise UserError(f"{key}._target_: '{target}' cannot be imported ({reason}).") from error
     if target != TRAINER and not _is_allowed(found, tuple(trusted)):
         raise UserError(f"{key}._target_ names '{target}', which is no kind of thing that may be built here.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _is_allowed(found: object, trusted: tuple[str, ...]) -> bool:
@@ -82,13 +82,6 @@ def _of_lightning() -> tuple[type, ...]:
     return Callback, ClusterEnvironment, Logger, Precision, Profiler, Strategy, Trainer
 
 
-def _of_callbacks() -> tuple[type, ...]:
-    from lightning.pytorch import Callback
-    from lightning.pytorch.loggers import Logger
-
-    return Callback, Logger
-
-
 def _of_torch() -> tuple[type, ...]:
     import torch
 
@@ -102,7 +95,6 @@ def _of_metrics() -> tuple[type, ...]:
 
 
 _KINDS: dict[str, Callable[[], tuple[type, ...]]] = {
-    "maskwell.callbacks.": _of_callbacks,
     "lightning.": _of_lightning,
     "torch.": _of_torch,
     "torchmetrics.": _of_metrics,

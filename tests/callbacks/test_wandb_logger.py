@@ -42,6 +42,25 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     assert wandb_logger.run_id(tmp_path / "other") != first
 
 
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_makes_the_run_offline(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the port of "discard": nobody listens
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(wandb_logger, "CONNECT_SECONDS", 2.0)
+    logger = wandb_logger.WandbLogger(str(nobody / "run"))
+    try:
+        assert logger.experiment.offline
+        logger.log_metrics({"loss": 1.0}, 0)
+    finally:
+        wandb_logger.wandb.finish()
+        wandb_logger.wandb.teardown()
+    assert "W&B does not answer" in capsys.readouterr().err
+    assert list((nobody / "run" / "wandb").glob("offline-run-*"))
+
+
 def test_a_step_is_always_passed(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[dict[str, float], int]] = []
     monkeypatch.setattr(

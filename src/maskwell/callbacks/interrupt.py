@@ -28,6 +28,8 @@ QUEUE_SIGNALS = tuple(
 class GracefulInterrupt(Callback):
     """Writes ``path`` after the running batch when the program is asked to end, then ends the fit.
 
+    Where gradients are accumulated, after the batch that the optimiser steps with: no checkpoint holds them.
+
     A second Ctrl-C ends it at once. Several processes agree after each batch, so that a signal to one
     of them stops all at the same one.
 
@@ -64,7 +66,7 @@ class GracefulInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._agreed(trainer):
+        if self._agreed(trainer) and has_stepped(trainer):
             trainer.save_checkpoint(self.path)
             self._saved = True
 
@@ -103,6 +105,11 @@ class GracefulInterrupt(Callback):
     def _restore(self) -> None:
         _restore(self._before)
         self._before = {}
+
+
+def has_stepped(trainer: Trainer) -> bool:
+    """Whether the optimiser has stepped with the batch that just ended."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class WandbLogger(LightningWandbLogger):
             if self._offline:
                 raise
             warn(f"W&B does not answer ({' '.join(str(error).split())}); the run is logged offline")
+            wandb.teardown()  # its background process holds on to the run
             self._offline = True
             self._wandb_init |= {"mode": "offline", "resume": None}
             return super().experiment

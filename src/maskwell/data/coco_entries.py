@@ -67,8 +67,7 @@ def check_segmentation(value: Any) -> None:
     """
     if isinstance(value, dict):
         size, counts = value.get("size"), value.get("counts")
-        sides = isinstance(size, list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size)
-        if not sides or size[0] * size[1] > MAX_PIXELS:
+        if not isinstance(size, list) or not _is_size(size):
             raise ValueError(f"its mask has the size {shown(size)}")
         if not isinstance(counts, str) and not (
             isinstance(counts, list) and all(type(run) is int for run in counts)
@@ -79,6 +78,11 @@ def check_segmentation(value: Any) -> None:
             raise ValueError("its outline is no list of lists of numbers")
     elif value is not None:
         raise ValueError(f"its segmentation is {shown(value)}")
+
+
+def _is_size(size: list[Any]) -> bool:
+    """Whether it is a height and a width of an image that would be read."""
+    return len(size) == 2 and all(type(s) is int and s > 0 for s in size) and size[0] * size[1] <= MAX_PIXELS
 
 
 def outline(ring: list[Any]) -> NDArray[np.float64]:

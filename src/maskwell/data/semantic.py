@@ -78,8 +78,7 @@ class SemanticSource:
             raise UserError(f"'{path}' is missing; it lists the class names in the order of their values.")
         content = load_json(path)
         names = content.get("classes") if isinstance(content, dict) else content
-        texts = isinstance(names, list) and not any(isinstance(name, list | dict) for name in names)
-        if not texts or not 0 < len(names) <= IGNORE:
+        if not isinstance(names, list) or not 0 < len(names) <= IGNORE or _nested(names):
             raise UserError(f"'{path}' holds no list of 1 to {IGNORE} class names.")
         stated = content.get("ignore_index") if isinstance(content, dict) else None
         if stated is not None and (type(stated) is not int or not 0 <= stated <= IGNORE):
@@ -214,6 +213,10 @@ class SemanticSource:
         """Id of an image: its place over all splits, from 1."""
         before = SPLITS[: SPLITS.index(split)]
         return 1 + index + sum(len(self.index[other]) for other in before)
+
+
+def _nested(names: list[object]) -> bool:
+    return any(isinstance(name, list | dict) for name in names)
 
 
 def group_of(name: str, pattern: str | None) -> str | None:
