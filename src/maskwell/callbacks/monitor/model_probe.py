@@ -36,7 +36,7 @@ def initial_loss(module: LightningModule, batch: Any, context: Context, signals:
 
 
 def one_batch(module: LightningModule, batch: Any, steps: int, signals: Signals, lr: float) -> None:
-    """Learn one batch by heart on a copy (Adam at ``lr``), and record the share of the first loss that is left."""
+    """Learn one batch by heart on a copy (Adam at ``lr``); record what share of the first loss is left."""
     if loss_of(module, batch) is None:
         return
     with untouched(module):
