@@ -141,10 +141,22 @@ CASES: list[tuple[str, Build, Build]] = [
     ("nonfinite_state", lambda: make(state_bad__weights=3), lambda: make(state_bad__weights=0)),
     ("nonfinite_input", lambda: make(input_bad__batch=1), lambda: make(loss=noisy(1, 10))),
     ("loss_scale", lambda: make(amp_scale=[0.5, 0.25]), lambda: make(amp_scale=[65536.0, 32768.0])),
-    ("wrong_sign", lambda: make(part__loss_ce=[-1.0] * 8), lambda: make(part__loss_ce=[0.1] * 8, part__loss_kl=[-1] * 8)),
+    (
+        "wrong_sign",
+        lambda: make(part__loss_ce=[-1.0] * 8),
+        lambda: make(part__loss_ce=[0.1] * 8, part__loss_kl=[-1] * 8),
+    ),
     ("first_bad_module", lambda: make(module_bad__net=1), lambda: make(loss=noisy(1, 10))),
-    ("hidden_skips", lambda: make(counter__batches=200, counter__skipped=20), lambda: make(counter__batches=200, counter__skipped=1)),
-    ("level_shift", lambda: make(loss=[*noisy(1, 300), *noisy(3, 32)]), lambda: make(loss=[*noisy(1, 300), *noisy(1.4, 32)])),
+    (
+        "hidden_skips",
+        lambda: make(counter__batches=200, counter__skipped=20),
+        lambda: make(counter__batches=200, counter__skipped=1),
+    ),
+    (
+        "level_shift",
+        lambda: make(loss=[*noisy(1, 300), *noisy(3, 32)]),
+        lambda: make(loss=[*noisy(1, 300), *noisy(1.4, 32)]),
+    ),
     (
         "divergence",
         lambda: make(loss=noisy(1, 500) * np.exp(np.maximum(0, np.arange(500) - 50) / 150)),
@@ -163,12 +175,36 @@ CASES: list[tuple[str, Build, Build]] = [
         lambda: make(part__a=(a := noisy(500, 250)), part__b=(b := R.random(250)), loss=a + b),
         lambda: make(part__a=(a := noisy(5, 250)), part__b=(b := R.random(250)), loss=a + b),
     ),
-    ("exploding_gradient", lambda: make(grad__all=[*noisy(1, 200, 0.3), *noisy(40, 16, 0.3)]), lambda: make(grad__all=noisy(1, 256, 0.8))),
-    ("vanishing_gradient", lambda: make(group_grad__net=[1e-10] * 100), lambda: make(group_grad__net=[1e-4] * 100)),
-    ("clip_inert", lambda: make(grad_clipped__all=[3.0, 3.0], grad_limit__all=1.0), lambda: make(grad_clipped__all=[1.0, 0.4], grad_limit__all=1.0)),
-    ("update_ratio", lambda: make(update__a=[0.5] * 8, update__b=[0.3] * 8), lambda: make(update__a=[0.5] * 8, update__b=[1e-3] * 8, update__c=[1e-3] * 8)),
-    ("unchanged_parameters", lambda: make(unchanged__w=32, lr__all=0.1), lambda: make(unchanged__w=32, lr__all=0.0)),
-    ("no_gradient", lambda: make(no_gradient__w=24, preflight__trainable_tensors=4), lambda: make(no_gradient__w=8, preflight__trainable_tensors=4)),
+    (
+        "exploding_gradient",
+        lambda: make(grad__all=[*noisy(1, 200, 0.3), *noisy(40, 16, 0.3)]),
+        lambda: make(grad__all=noisy(1, 256, 0.8)),
+    ),
+    (
+        "vanishing_gradient",
+        lambda: make(group_grad__net=[1e-10] * 100),
+        lambda: make(group_grad__net=[1e-4] * 100),
+    ),
+    (
+        "clip_inert",
+        lambda: make(grad_clipped__all=[3.0, 3.0], grad_limit__all=1.0),
+        lambda: make(grad_clipped__all=[1.0, 0.4], grad_limit__all=1.0),
+    ),
+    (
+        "update_ratio",
+        lambda: make(update__a=[0.5] * 8, update__b=[0.3] * 8),
+        lambda: make(update__a=[0.5] * 8, update__b=[1e-3] * 8, update__c=[1e-3] * 8),
+    ),
+    (
+        "unchanged_parameters",
+        lambda: make(unchanged__w=32, lr__all=0.1),
+        lambda: make(unchanged__w=32, lr__all=0.0),
+    ),
+    (
+        "no_gradient",
+        lambda: make(no_gradient__w=24, preflight__trainable_tensors=4),
+        lambda: make(no_gradient__w=8, preflight__trainable_tensors=4),
+    ),
     (
         "gradients_not_zeroed",
         lambda: make(grad_cosine__all=[0.99] * 20, grad__all=np.linspace(1, 9, 20)),
@@ -179,51 +215,117 @@ CASES: list[tuple[str, Build, Build]] = [
         lambda: make(lr__all=[0.03] * 16, lr_expected__all=[0.001] * 16),
         lambda: make(lr__all=[0.001] * 16, lr_expected__all=[0.001] * 16),
     ),
-    ("rate_jump", lambda: make(lr__all=[1e-4] * 128 + [1e-2] * 8), lambda: make(lr__all=np.linspace(0, 1e-3, 200))),
+    (
+        "rate_jump",
+        lambda: make(lr__all=[1e-4] * 128 + [1e-2] * 8),
+        lambda: make(lr__all=np.linspace(0, 1e-3, 200)),
+    ),
     (
         "schedule_desync",
         lambda: make(counter__schedule_steps__all=800, counter__optimizer_steps__all=200),
         lambda: make(counter__schedule_steps__all=201, counter__optimizer_steps__all=200),
     ),
-    ("rate_inference", lambda: make(update__a=[0.2] * 8, loss=noisy(1, 300)), lambda: make(update__a=[0.2] * 8, loss=falling(400))),
+    (
+        "rate_inference",
+        lambda: make(update__a=[0.2] * 8, loss=noisy(1, 300)),
+        lambda: make(update__a=[0.2] * 8, loss=falling(400)),
+    ),
     (
         "overfitting",
-        lambda: evaluations("metric/val/loss", [1, 0.8, 0.7, 0.75, 0.85, 0.95, 1.1, 1.3], train_at_evaluation=np.linspace(0.9, 0.1, 8)),
-        lambda: evaluations("metric/val/loss", np.linspace(1, 0.5, 8), train_at_evaluation=np.linspace(0.9, 0.1, 8)),
+        lambda: evaluations(
+            "metric/val/loss",
+            [1, 0.8, 0.7, 0.75, 0.85, 0.95, 1.1, 1.3],
+            train_at_evaluation=np.linspace(0.9, 0.1, 8),
+        ),
+        lambda: evaluations(
+            "metric/val/loss", np.linspace(1, 0.5, 8), train_at_evaluation=np.linspace(0.9, 0.1, 8)
+        ),
     ),
     (
         "too_good",
         lambda: evaluations("metric/val/miou", [0.7] * 4, metric__evaluated_train__miou=[0.5] * 4),
         lambda: evaluations("metric/val/miou", [0.52] * 4, metric__evaluated_train__miou=[0.5] * 4),
     ),
-    ("frozen_validation", lambda: evaluations("metric/val/loss", [0.5] * 3), lambda: evaluations("metric/val/loss", [0.5, 0.5, 0.5001])),
-    ("metric_collapse", lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.1]), lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.35])),
+    (
+        "frozen_validation",
+        lambda: evaluations("metric/val/loss", [0.5] * 3),
+        lambda: evaluations("metric/val/loss", [0.5, 0.5, 0.5001]),
+    ),
+    (
+        "metric_collapse",
+        lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.1]),
+        lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.35]),
+    ),
     (
         "train_val_gap",
-        lambda: evaluations("metric/val/miou", [0.3, 0.5, 0.6, 0.5, 0.45, 0.4], metric__evaluated_train__miou=[0.5, 0.7, 0.8, 0.85, 0.9, 0.9]),
-        lambda: evaluations("metric/val/miou", np.linspace(0.3, 0.5, 6), metric__evaluated_train__miou=np.linspace(0.5, 0.8, 6)),
+        lambda: evaluations(
+            "metric/val/miou",
+            [0.3, 0.5, 0.6, 0.5, 0.45, 0.4],
+            metric__evaluated_train__miou=[0.5, 0.7, 0.8, 0.85, 0.9, 0.9],
+        ),
+        lambda: evaluations(
+            "metric/val/miou",
+            np.linspace(0.3, 0.5, 6),
+            metric__evaluated_train__miou=np.linspace(0.5, 0.8, 6),
+        ),
     ),
-    ("metric_falling", lambda: evaluations("metric/val/miou", np.linspace(0.6, 0.3, 9)), lambda: evaluations("metric/val/miou", 0.5 + 0.02 * R.standard_normal(9))),
+    (
+        "metric_falling",
+        lambda: evaluations("metric/val/miou", np.linspace(0.6, 0.3, 9)),
+        lambda: evaluations("metric/val/miou", 0.5 + 0.02 * R.standard_normal(9)),
+    ),
     ("pseudo_count", lambda: pseudo([0.0] * 400), lambda: pseudo([0.0] * 250 + [1.0, 0.0] * 75)),
     ("pseudo_collapse", lambda: classes(road=0.99, car=0.01), lambda: classes(road=0.7, car=0.3)),
-    ("discriminator_balance", lambda: make(part__loss_d=[0.01] * 300, part__loss_fm=noisy(0.1, 300)), lambda: make(part__loss_d=noisy(0.4, 600, 0.3), part__loss_fm=noisy(0.1, 600))),
+    (
+        "discriminator_balance",
+        lambda: make(part__loss_d=[0.01] * 300, part__loss_fm=noisy(0.1, 300)),
+        lambda: make(part__loss_d=noisy(0.4, 600, 0.3), part__loss_fm=noisy(0.1, 600)),
+    ),
     ("discriminator_input", lambda: make(probe__d_range_ratio=255), lambda: make(probe__d_range_ratio=1.1)),
-    ("done_balance", lambda: make(fact__done_share=[0.0] * 300), lambda: make(fact__done_share=[0.5] * 400, fact__done_predicted=noisy(0.4, 400))),
+    (
+        "done_balance",
+        lambda: make(fact__done_share=[0.0] * 300),
+        lambda: make(fact__done_share=[0.5] * 400, fact__done_predicted=noisy(0.4, 400)),
+    ),
     (
         "match_starvation",
         lambda: make(preflight__empty_share=0.1, fact__num_objects=[0, 0, 0, 2] * 60),
         lambda: make(preflight__empty_share=0.7, fact__num_objects=[0, 0, 0, 2] * 60),
     ),
-    ("no_detections", lambda: evaluations("metric/val/detections_per_image", [2] + [0] * 5), lambda: evaluations("metric/val/detections_per_image", [0] * 4)),
-    ("degenerate_masks", lambda: make(fact__mask_fill=[0.0] * 250), lambda: make(fact__mask_fill=[0.0, 0.02] * 125)),
-    ("stuck_predictions", lambda: make(fact__prediction_spread=[0.001] * 300), lambda: make(fact__prediction_spread=[0.001, 0.2] * 150)),
-    ("out_of_memory", lambda: make(system__out_of_memory=1, system__batch_size=8), lambda: make(counter__batches=8)),
-    ("memory_leak", lambda: make(system__allocated_mib=np.linspace(100, 300, 60)), lambda: make(system__allocated_mib=[*np.linspace(100, 300, 20), *[300.0] * 40])),
-    ("stall", lambda: make(system__step_seconds=[0.5] * 50 + [900.0]), lambda: make(system__step_seconds=[0.5] * 50 + [60.0])),
+    (
+        "no_detections",
+        lambda: evaluations("metric/val/detections_per_image", [2] + [0] * 5),
+        lambda: evaluations("metric/val/detections_per_image", [0] * 4),
+    ),
+    (
+        "degenerate_masks",
+        lambda: make(fact__mask_fill=[0.0] * 250),
+        lambda: make(fact__mask_fill=[0.0, 0.02] * 125),
+    ),
+    (
+        "stuck_predictions",
+        lambda: make(fact__prediction_spread=[0.001] * 300),
+        lambda: make(fact__prediction_spread=[0.001, 0.2] * 150),
+    ),
+    (
+        "out_of_memory",
+        lambda: make(system__out_of_memory=1, system__batch_size=8),
+        lambda: make(counter__batches=8),
+    ),
+    (
+        "memory_leak",
+        lambda: make(system__allocated_mib=np.linspace(100, 300, 60)),
+        lambda: make(system__allocated_mib=[*np.linspace(100, 300, 20), *[300.0] * 40]),
+    ),
+    (
+        "stall",
+        lambda: make(system__step_seconds=[0.5] * 50 + [900.0]),
+        lambda: make(system__step_seconds=[0.5] * 50 + [60.0]),
+    ),
     ("rank_desync", lambda: make(system__rank_spread=1e-3), lambda: make(system__rank_spread=0)),
     ("checkpoint_health", lambda: make(system__checkpoint_bad=1), lambda: make(system__checkpoint_fits=20)),
     ("resume_continuity", lambda: resumed(3.0), lambda: resumed(1.05)),
-]  # fmt: skip
+]
 
 TOLD = {
     "batch_outlier": make(loss=[*noisy(1, 200), 90.0, *noisy(1, 5)]),

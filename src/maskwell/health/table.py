@@ -25,10 +25,11 @@ HEAD = """# Rules of the health monitor, beside those of others
 
 Generated from the rules themselves by `python -m maskwell.health.table`; a test holds it against them.
 
-A rule runs by default under its name (`health.rules.<name>.<threshold>=...`, `health.rules.<name>=null` leaves it
-out). "Root" rules name what is wrong, the others see what comes of it; an incident is led by the cause for which
-most speaks. "Peers" are monitors with a rule of this kind, by their documentation and code as of summer 2026; none
-means that we found none. A peer's rule may be narrower, and is nowhere judged here by how well it works.
+A rule runs by default under its name (`health.rules.<name>.<threshold>=...`; `health.rules.<name>=null`
+leaves it out). "Root" rules name what is wrong, the others see what comes of it; an incident is led by the
+cause for which most speaks. "Peers" are monitors with a rule of this kind, by their documentation and code as
+of summer 2026; "none" means that we found none. A peer's rule may be narrower, and is nowhere judged here by
+how well it works.
 """
 
 

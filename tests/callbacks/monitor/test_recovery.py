@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from maskwell.callbacks.early_stopping import EarlyStopping
 from maskwell.callbacks.loss_health import LossHealth
 from maskwell.callbacks.monitor.recovery import Recovery, fit_with_recovery
 from maskwell.errors import UserError
@@ -46,7 +47,8 @@ def bad(steps: set[int], below: float = math.inf) -> Any:
 def run(folder: Path, module: Automatic, **settings: Any) -> tuple[LossHealth, Any]:
     recovery = Recovery(**{"every": 10, "clean": 5, "cool_down": 5, "window": 2, **settings})
     health = LossHealth({"nonfinite": NonFinite()}, every_n_steps=5, recovery=recovery)
-    fit = trainer(folder, health, max_epochs=4)
+    early = EarlyStopping("val/loss", every_n_steps=1)
+    fit = trainer(folder, health, early, max_epochs=4, limit_val_batches=0)
     fit_with_recovery(fit, module, train_dataloaders=loader(64), weights_only=True)
     return health, fit
 

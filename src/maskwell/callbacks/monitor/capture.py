@@ -92,8 +92,8 @@ def first_bad_module(
 
     # a container fails only after what it holds: the innermost comes first
     handles = [
-        inner.register_forward_hook(watch(name or "the whole network"))
-        for name, inner in module.named_modules()
+        inner.register_forward_hook(watch(place or "the whole network"))
+        for place, inner in module.named_modules()
     ]
     loss = None
     try:
