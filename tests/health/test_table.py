@@ -66,7 +66,7 @@ def test_a_report_has_its_form_and_others_are_refused(tmp_path: Path) -> None:
     assert read.verdict == "broken" and read.incidents[0].causes[0].label == "leakage"
     assert read.top[0].startswith("3 images of val are training images too")
     (tmp_path / "health.json").write_text('{"format": 1}')
-    with pytest.raises(report.UserError, match="no health.json of this version"):
+    with pytest.raises(report.UserError, match=r"no health\.json of this version"):
         report.read(tmp_path / "health.json")
     with pytest.raises(report.UserError, match="There is no"):
         report.read(tmp_path / "other.json")
