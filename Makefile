@@ -16,7 +16,7 @@ BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(
               $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict sweep compare test smoke lint type data-check bench results clean
+.PHONY: help train eval predict sweep diagnose compare test smoke lint type data-check bench results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -42,8 +42,7 @@ eval: $(READY)  ## score a checkpoint (ARGS="ckpt=runs/sam_lora/...")
 predict: $(READY)  ## masks for images (ARGS="ckpt=... input=IMAGE_OR_FOLDER prompt=nucleus")
 	@$(PY) predict.py $(ARGS)
 
-sweep: $(READY)  ## search hyperparameters, resumable (ARGS="sweep=sam_lora data=coco data.root=/path")
-	@$(PY) -m maskwell.sweep $(ARGS)
+.PHONY: help train eval predict sweep diagnose compare test smoke lint type data-check bench results clean
 
 compare: $(READY)  ## a family's recipes beside their controls, resumable (MODEL=s4gan, ARGS="--only 1_8.sound")
 	@test -n "$(COMPARE_$(MODEL))" || { echo "error: MODEL=$(MODEL) has no comparison; there is s4gan." >&2; exit 2; }

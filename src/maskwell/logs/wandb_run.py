@@ -53,7 +53,7 @@ def read(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def records(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Contents of the records of a LevelDB log with W&B's header; the torn end of a killed run is left out."""
+    """Contents of the records of a LevelDB log with W&B's header, without the torn end of a killed run."""
     if file.read(7)[:4] != IDENT:
         raise UserError(f"{path} is no W&B run file.")
     at, parts = 7, b""

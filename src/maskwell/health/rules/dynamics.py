@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from maskwell.health import statistics
-from maskwell.health.findings import Action
+from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import CHANGES, GUIDED, Clock, Rule, Symptom, scaled_rate
-from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, Signals
+from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, UPDATE, Signals
 
 
 def _names(symptom_of: str, total: bool) -> str:
@@ -217,7 +217,11 @@ def _rate_fell(signals: Signals, steps: int) -> bool:
 
 @dataclass(kw_only=True)
 class NotLearning(Rule):
-    """In some hundred steps the loss was at no time lower than at the start (best of blocks of 50)."""
+    """In some hundred steps the loss was at no time lower than at the start (best of blocks of 50).
+
+    A warning where it is higher, or where steps are tiny or huge; else information: training that goes on
+    from good weights, and slow beginnings, look the same.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "L05"
@@ -237,6 +241,8 @@ class NotLearning(Rule):
     first: int = 50
     p: float = 0.05
     margin: float = 0.95
+    tiny: float = 1e-6
+    huge: float = 0.03
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom, while the first steps are still what to compare with."""
@@ -255,11 +261,15 @@ class NotLearning(Rule):
             rate = signals.learning_rate
             after = float(np.median(blocks[-1]))
             high = after > 1.2 * before
+            changes = [s.latest for _, s in signals.under(UPDATE) if s.latest is not None]
+            tiny = bool(changes) and max(changes) < self.tiny
+            high = high or (bool(changes) and float(np.median(changes)) > self.huge)
             causes = {"lr_high": 0.6, "divergence": 0.3} if high else None
             text = f"after {stream.seen} steps the loss is no lower than at the start"
             evidence = {"first": before, "now": after, "p": p, **({"learning_rate": rate} if rate else {})}
             remedies = scaled_rate(signals, 0.3 if high else 10)
-            yield Symptom("warn", text, evidence, (*remedies, "debug=overfit"), "", causes)
+            severity: Severity = "warn" if high or tiny else "info"
+            yield Symptom(severity, text, evidence, (*remedies, "debug=overfit"), "", causes)
 
 
 @dataclass(kw_only=True)
@@ -358,7 +368,10 @@ class Dominance(Rule):
         parts = {
             n: s
             for n, s in signals.under(PART)
-            if s.role == "supervised" and len(s) >= self.steps and s.latest_step == total.latest_step
+            if s.role == "supervised"
+            and len(s) >= self.steps
+            and s.latest_step == total.latest_step
+            and not np.allclose(s.tail(self.steps), total.tail(self.steps), rtol=1e-5)
         }
         if len(parts) < 2 or len(total) < self.steps:
             return

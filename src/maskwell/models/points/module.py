@@ -190,6 +190,7 @@ class Points(BaseTask):
         facts = {
             "done_share": finished.float().mean(),
             "done_predicted": look.done.mean(),
+            "prediction_spread": look.point.detach().std(0, unbiased=False).mean(),
             "pixel_error": look.error.nanmean() if not finished.all() else look.error.new_zeros(()),
         }
         output = PointOutput(total, parts, facts, states=drawn, look=look)
