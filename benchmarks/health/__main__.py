@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from benchmarks.health.plan import Cell, Split
 from benchmarks.health.record import Training, quiet, record
 from benchmarks.health.score import EVALUATIONS
 from benchmarks.health.tape import Tape
+from maskwell.errors import UserError
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "health"
 
@@ -42,7 +44,7 @@ class Bench:
     def training(self, training: Training) -> dict[str, Any] | None:
         """The result of a training, recorded now if it must be; None where it is missing."""
         key = {**training.key(), "recipe": _recipe(training)}
-        if not self.works:
+        if not self.works or training.ranks > harness.usable_cores():
             return self.cells.find(key)
         return self.cells.run(key, lambda: self._record(training, key))
 
@@ -74,7 +76,8 @@ class Bench:
             result = self.training(cell.training)
             override = printed(self, cell, result)
             if override is not None:
-                self.training(remedies.mended(cell, override))
+                with suppress(UserError):  # an override that cannot be given mends nothing
+                    self.training(remedies.mended(cell, override))
         for training in remedies.derailed(split):
             self.training(training)
 

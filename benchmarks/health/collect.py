@@ -83,7 +83,9 @@ def collect(finished: Sequence[Finished]) -> dict[str, Any]:
         "latency": latencies(own),
         "healthy_flagged_by": flagged(own),
     }
-    result["peers"] = {peer: {k: v for k, v in figures(judged[peer]).items() if k in SHOWN} for peer in PEERS}
+    result["monitors"] = {
+        name: {k: v for k, v in figures(found).items() if k in SHOWN} for name, found in judged.items()
+    }
     return result
 
 
