@@ -59,7 +59,7 @@ _OTHER: dict[Family, tuple[str, ...]] = {
 CONTROLS: tuple[Control, ...] = (
     Control("default"),
     Control("small", small=True),
-    Control("batch_of_one", overrides=("data.batch_size=1",)),
+    Control("batch_of_one", ("s4gan", "points", "detr"), overrides=("data.batch_size=1",)),
     Control("batch_of_four", overrides=("data.batch_size=4",)),
     Control("cyclic_rate", put=((Put("CyclicRate"), 150, 0.0),)),
     Control("constant_rate", own=_CONSTANT),
