@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.health import overhead, plan, remedies
-from benchmarks.health.collect import NOTES, Finished, collect
+from benchmarks.health.collect import NOTES, Finished, collect, stories
 from benchmarks.health.miniature import command
 from benchmarks.health.monitors import remedy, replayed
 from benchmarks.health.plan import Cell, Split
@@ -122,23 +123,31 @@ def main() -> None:
     args = _arguments()
     started = time.perf_counter()
     folder = RUNS / "quick" if args.quick else RUNS
+    if args.quick:
+        shutil.rmtree(folder, ignore_errors=True)
     bench = Bench(folder, harness.Cells(folder / "cells.jsonl"), works=not args.collect)
     if args.quick:
         wanted = list(plan.quick())
-        _publish(args, bench, collect(bench.finished(wanted)), started)
+        _publish(args, collect(bench.finished(wanted)), started)
         return
     wanted = list(_wanted(plan.cells(args.split), args))
     if not args.collect:
         _work(bench, wanted, args)
+    idle = Bench(bench.folder, bench.cells, works=False)
+    if args.details:
+        print("\n".join(stories(idle.finished(wanted))))
+        return
     if args.only or args.families or args.part != (0, 1):
         return
-    idle = Bench(bench.folder, bench.cells, works=False)
-    figures = collect(idle.finished(plan.cells(args.split)))
+    planned = list(plan.cells(args.split))
+    recorded = idle.finished(planned)
+    figures = collect(recorded)
     figures |= mending(idle, args.split) | idle.overhead(args.turns)
     if args.split == "dev":
         harness.print_table("health, development", ["figure", "value"], list(figures.items()))
         return
-    _publish(args, bench, figures, started)
+    missing = len(planned) - len(recorded)
+    _publish(args, figures, started, f" Not recorded yet: {missing} runs." if missing else "")
 
 
 def _arguments() -> argparse.Namespace:
@@ -151,9 +160,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--part", type=_part, default=(0, 1), help="I/N: record every N-th cell from the I-th on"
     )
+    parser.add_argument("--details", action="store_true", help="of --split dev: what went wrong, run by run")
     parser.add_argument("--collect", action="store_true", help="record nothing; report what is finished")
     parser.add_argument("--turns", type=int, default=5, help="pairs of runs of the overhead")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.details and args.split != "dev":
+        parser.error("runs of the test are not looked at one by one: give --split dev")
+    return args
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -211,7 +224,7 @@ def mending(bench: Bench, split: Split) -> dict[str, Any]:
     return remedies.figures(tries, recovered)
 
 
-def _publish(args: argparse.Namespace, bench: Bench, figures: dict[str, Any], started: float) -> None:
+def _publish(args: argparse.Namespace, figures: dict[str, Any], started: float, missing: str = "") -> None:
     if figures:
         harness.publish(
             args,
@@ -220,7 +233,7 @@ def _publish(args: argparse.Namespace, bench: Bench, figures: dict[str, Any], st
             command="python -m benchmarks.health",
             seeds=plan.SEEDS["test"],
             minutes=figures.get("minutes", (time.perf_counter() - started) / 60),
-            notes=NOTES.format(evaluations=EVALUATIONS),
+            notes=NOTES.format(evaluations=EVALUATIONS) + missing,
         )
 
 

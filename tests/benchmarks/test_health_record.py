@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.health import miniature
-from benchmarks.health.collect import Finished, collect
+from benchmarks.health.collect import Finished, collect, stories
 from benchmarks.health.injection import Put
 from benchmarks.health.plan import Cell
 from benchmarks.health.record import Training, record
@@ -36,6 +36,9 @@ def test_what_the_monitor_heard_is_on_the_tape(tmp_path: Path) -> None:
     assert figures["detection"] == 1 and figures["latency"]["nonfinite"]["median"] == 0
     assert figures["monitors"]["megatron"]["detection"] == 1
     assert figures["monitors"]["null"]["detection"] == 0
+    wrong = Cell(nan(8), "nan_step", "numerics", 2, ("leak",))
+    finished = [Finished(c, result, lambda: made.tape) for c in (cell, wrong)]
+    assert [line.split(":")[1].split(";")[0] for line in stories(finished)] == [" wants leak"]
 
 
 def test_a_run_is_stopped_and_resumed() -> None:
