@@ -16,7 +16,7 @@ BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(
               $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help train eval predict compare test smoke lint type data-check bench results clean
+.PHONY: help train eval predict diagnose compare test smoke lint type data-check bench results clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | \
@@ -41,6 +41,9 @@ eval: $(READY)  ## score a checkpoint (ARGS="ckpt=runs/sam_lora/...")
 
 predict: $(READY)  ## masks for images (ARGS="ckpt=... input=IMAGE_OR_FOLDER prompt=nucleus")
 	@$(PY) predict.py $(ARGS)
+
+diagnose: $(READY)  ## what is wrong with a training, from its log (ARGS="runs/... or metrics.csv")
+	@$(PY) diagnose.py $(ARGS)
 
 compare: $(READY)  ## a family's recipes beside their controls, resumable (MODEL=s4gan, ARGS="--only 1_8.sound")
 	@test -n "$(COMPARE_$(MODEL))" || { echo "error: MODEL=$(MODEL) has no comparison; there is s4gan." >&2; exit 2; }

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from maskwell import build, checkpoint, plan, restore, results, runs, session
+from maskwell.callbacks import csv_logger
 from maskwell.callbacks.interrupt import GracefulInterrupt
+from maskwell.callbacks.loss_health import LossHealth
+from maskwell.callbacks.monitor.recovery import fit_with_recovery
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.data import checks
 from maskwell.data.layouts import Layout
-from maskwell.errors import UserError
 from maskwell.diagnosis import diagnose as diagnose
+from maskwell.errors import UserError
 from maskwell.evaluation import evaluate as evaluate
 from maskwell.prediction import predict as predict
 
@@ -151,7 +155,12 @@ def _load_weights(task: BaseTask, run: session.Session) -> None:
 def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Session) -> None:
     resume = str(run.resumed.path) if run.resumed else None
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        if _recovers(trainer):
+            fit_with_recovery(
+                trainer, task, ckpt_path=resume, on_return=_cut_log(run), datamodule=data, weights_only=True
+            )
+        else:
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
     except SystemExit as stopped:
@@ -164,6 +173,24 @@ def _fit(trainer: Trainer, task: BaseTask, data: DataModule, run: session.Sessio
         else:
             print(f"stopped after iteration {task.iteration}, before the first checkpoint.")
         raise SystemExit(130) from stopped
+
+
+def _recovers(trainer: Trainer) -> bool:
+    """Whether the monitor may go back to a healthy checkpoint (health.recovery.most)."""
+    monitors = [c for c in trainer.callbacks if isinstance(c, LossHealth)]  # type: ignore[attr-defined]
+    return any(m.recovery is not None and m.recovery.most for m in monitors)
+
+
+def _cut_log(run: session.Session) -> Callable[[Path], None]:
+    """What follows a checkpoint in metrics.csv will be logged again."""
+
+    def cut(path: Path) -> None:
+        if runs.joined() is None:
+            content = checkpoint.read(path)
+            step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+            csv_logger.cut(run.folder / "metrics.csv", int(step))
+
+    return cut
 
 
 def _best(run: session.Session) -> str | None:

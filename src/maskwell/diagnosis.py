@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskwell import build, checkpoint, runs
 from maskwell.errors import UserError
 from maskwell.health import report
+from maskwell.health import signals as names
 from maskwell.health.engine import Engine
 from maskwell.health.rules import Rule
 from maskwell.logs import csv_file, tensorboard_folder, wandb_run
@@ -32,7 +33,7 @@ def diagnose(cfg: DictConfig, origin: runs.Origin | None = None) -> None:
         UserError: there is nothing to read, or several runs and none was chosen.
     """
     if cfg.replay:
-        _replay(Path(cfg.replay))
+        _replay(Path(cfg.replay), cfg)
         return
     if not cfg.input:
         raise UserError("Name what to diagnose: a run folder, a CSV, a TensorBoard or a W&B folder.")
@@ -40,6 +41,10 @@ def diagnose(cfg: DictConfig, origin: runs.Origin | None = None) -> None:
     feeder = Feeder(_rules(cfg.health), _plain(cfg.health, "roles"))
     rows = _rows(source, cfg.run, feeder.notes)
     engine = feeder.run(rows)
+    _show(engine, feeder.notes, _write(engine, source, cfg))
+
+
+def _write(engine: Engine, source: Path, cfg: DictConfig) -> Path:
     folder = Path(cfg.output) if cfg.output else (source if source.is_dir() else Path()) / FOLDER
     path = folder / "health.json"
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -47,14 +52,16 @@ def diagnose(cfg: DictConfig, origin: runs.Origin | None = None) -> None:
         report.write({**engine.report(), "source": str(source), "updated": now}, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): give output=FOLDER.") from error
-    _show(engine, feeder.notes, path)
+    return path
 
 
 def _rules(health: DictConfig | None) -> dict[str, Rule]:
     if not health or not health.get("rules"):
         raise UserError("health=none has no rules: choose health=default or a guide_<family>.")
     return {
-        str(name): build.part(node, f"health.rules.{name!s}") for name, node in health.rules.items() if node is not None
+        str(name): build.part(node, f"health.rules.{name!s}")
+        for name, node in health.rules.items()
+        if node is not None
     }
 
 
@@ -119,11 +126,12 @@ def _show(engine: Engine, notes: Notes, path: Path) -> None:
     told = sum(incident.severity == "info" for incident in engine.incidents)
     more = f", {told} more for information" if told else ""
     signals = engine.signals
-    print(f"\nverdict: {engine.verdict} after {signals.step} steps ({len(engine.ranked_incidents)} incidents{more})")
+    count = len(engine.ranked_incidents)
+    print(f"\nverdict: {engine.verdict} after {signals.step} steps ({count} incidents{more})")
     print(f"report: {path}")
 
 
-def _replay(folder: Path) -> None:
+def _replay(folder: Path, cfg: DictConfig) -> None:
     """Repeat the first bad step of a run and name the first module that was not finite."""
     from maskwell import restore
     from maskwell.callbacks.monitor.capture import replay
@@ -139,11 +147,18 @@ def _replay(folder: Path) -> None:
         reseed(seed, 0, iteration, rank)
 
     found = replay(task, content, task.training_loss, prepare)
-    samples = ", ".join(found["samples"][:8]) or "not known"
-    print(f"step {found['step']}, samples: {samples}")
-    if found["bad_inputs"]:
-        print(f"the input was not finite itself: {', '.join(found['bad_inputs'])}")
+    engine, step = Engine(_rules(cfg.health)), found["step"]
+    engine.signals.step = step
+    for place in found["bad_inputs"]:
+        engine.signals.record(names.INPUT_BAD + place, step, 1.0, "event")
+    if found["module"]:
+        engine.signals.record(names.MODULE_BAD + found["module"], step, 1.0, "event")
+    else:
+        engine.signals.record(names.SYSTEM + "rerun_finite", step, 1.0, "count")
+    engine.check("step")
+    print(f"step {step}, samples: {', '.join(found['samples'][:8]) or 'not known'}")
     if found["module"]:
         print(f"first bad module: {found['module']} ({found['direction']} pass)")
     else:
         print(f"the step is finite when it is repeated (loss {found['loss']:.4g}): the machine, or chance")
+    _show(engine, Notes(), _write(engine, path.parent, cfg))

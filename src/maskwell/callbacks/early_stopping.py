@@ -119,6 +119,8 @@ class EarlyStopping(LightningEarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
     def _check_losses(self, trainer: Trainer) -> None:
+        if _goes_back(trainer):  # bad batches are then left out when they come again
+            return
         longest = 0 if self._streaks is None else int(self._streaks[1])
         stop = trainer.strategy.reduce_boolean_decision(longest >= self.nonfinite_steps, all=False)
         if stop and self.stopping_reason_message is None:
@@ -177,3 +179,9 @@ class EarlyStopping(LightningEarlyStopping):
         self.wait_count = state_dict["wait_count"]
         self.best_score = state_dict["best_score"]
         self._best_at = state_dict["best_at"]
+
+
+def _goes_back(trainer: Trainer) -> bool:
+    """Whether a monitor is among the callbacks that answers non-finite losses by going back."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(getattr(getattr(c, "recovery", None), "armed", False) for c in callbacks)

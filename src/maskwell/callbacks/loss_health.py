@@ -84,6 +84,7 @@ class LossHealth(Callback):
         self._validated = False
         self._told: set[str] = set()
         self._epoch = readings.EpochMean()
+        self._trainer: Trainer | None = None
         self._open_epoch = 0  # the epoch, from 1, that it belongs to
 
     @property
@@ -102,6 +103,7 @@ class LossHealth(Callback):
         self._write(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer
         self.steps.begin(trainer, pl_module)
 
     def on_train_batch_start(
@@ -136,15 +138,19 @@ class LossHealth(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        excluded = self.recovery is not None and self.recovery.skips(self.steps.number)
-        self.steps.before_step(trainer, pl_module, optimizer, excluded)
+        self.steps.before_step(trainer, pl_module, optimizer, self._excluded)
+
+    @property
+    def _excluded(self) -> bool:
+        """Whether the batch led to a fault before the run went back: it is seen again and not learnt from."""
+        return self.recovery is not None and self.recovery.skips(self.steps.number)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = iteration(trainer, pl_module)
         signals = self.engine.signals
-        values = readings.values_of(trainer, outputs)
+        values = {} if self._excluded else readings.values_of(trainer, outputs)
         if values:
             signals.step = max(signals.step, step)
             held = torch.stack([value.detach().float().reshape(()) for value in values.values()])
@@ -152,7 +158,7 @@ class LossHealth(Callback):
             self.steps.buffer.add(
                 held, lambda numbers: self._record(keys, step, numbers), shared=True, names=keys
             )
-        urgent = self.steps.batch_ends(trainer, pl_module, step, bool(values))
+        urgent = self.steps.batch_ends(trainer, step, bool(values))
         if values and (urgent or step % self.every_n_steps == 0):
             self.steps.now_and_then(trainer, pl_module, step)
             self._log(trainer, self._check(trainer, "step"))
@@ -207,11 +213,13 @@ class LossHealth(Callback):
                 console.tell(finding)
         elif trainer.world_size == 1:  # the other ranks do not come to a collective
             self.steps.buffer.read(trainer)
+        self._trainer = None
         self.steps.end()
         self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.steps.buffer.read(trainer)
+        self._trainer = None
         self.steps.end()
         path = self._write(trainer)
         if self.recovery is not None:
@@ -274,6 +282,8 @@ class LossHealth(Callback):
         self.steps.add_capture(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
+        if self._trainer is not None:
+            self.steps.buffer.read(self._trainer)
         return {
             "engine": self.engine.state_dict(),
             "probed": self._probed,

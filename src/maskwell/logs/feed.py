@@ -61,10 +61,14 @@ class Feeder:
         loss = self._find_loss(kinds)
         self._counted += loss is not None
         step = row.step if row.step is not None else max(self._counted, signals.step)
-        if step < self._last_step and loss is not None:
+        if step <= self._last_step and loss is not None:
             self._note_once("steps are repeated, as after a resume: what was logged again is left out")
             return
-        if row.epoch is not None and math.isfinite(row.epoch) and (self._epoch is None or row.epoch >= self._epoch):
+        if (
+            row.epoch is not None
+            and math.isfinite(row.epoch)
+            and (self._epoch is None or row.epoch >= self._epoch)
+        ):
             # an average is logged at the end of its epoch, in a row of its own or with the next one
             if self._epoch is not None and math.floor(row.epoch) > math.floor(self._epoch):
                 self._close_epoch()
@@ -137,7 +141,11 @@ class Feeder:
         mean = self._whole if self._whole is not None else (total / count if count else None)
         if mean is not None and math.isfinite(mean):
             signals.record(names.EPOCH_LOSS, signals.epoch, mean, "supervised")
-            variance = max(0.0, squares / count - (total / count) ** 2) * count / max(1.0, count - 1) if count else 0.0
+            variance = (
+                max(0.0, squares / count - (total / count) ** 2) * count / max(1.0, count - 1)
+                if count
+                else 0.0
+            )
             error = math.sqrt(variance / count) if count else 0.0
             signals.record(names.EPOCH_ERROR, signals.epoch, error, "norm")
         if count > 1:

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-STEP_NAMES = ("step", "_step", "global_step", "trainer/global_step", "iteration", "iter", "iterations", "steps", "batch")
+STEP_NAMES = (
+    "step",
+    "_step",
+    "global_step",
+    "trainer/global_step",
+    "iteration",
+    "iter",
+    "iterations",
+    "steps",
+    "batch",
+)
 EPOCH_NAMES = ("epoch", "train/epoch", "epochs", "trainer/epoch")
 LOSS_NAMES = (
     *("train/batch_loss", "train/loss_step", "train_loss_step", "train/loss", "train_loss", "training_loss"),
@@ -20,7 +30,9 @@ _VALIDATION_BEHIND = re.compile(r"^(?P<name>.+)[/_. ](val|valid|validation|eval)
 _TRAINING = re.compile(r"^(train|training)[/_. ](?P<name>.+)$", re.IGNORECASE)
 _RATE = re.compile(r"^((train|training)[/_. ])?(lr|learning_rate)(?P<rest>$|[/_\-. ].*|\d+)", re.IGNORECASE)
 _GRADIENT = re.compile(r"^((train|training)[/_. ])?grad(ient)?_norm(_(?P<rest>\w+))?$", re.IGNORECASE)
-_IGNORED = re.compile(r"^(health|test|panels|system|_|gpu)|(^|/)skipped_steps|clipped|^time|^_runtime", re.IGNORECASE)
+_IGNORED = re.compile(
+    r"^(health|test|panels|system|_|gpu)|(^|/)skipped_steps|clipped|^time|^_runtime", re.IGNORECASE
+)
 
 Kind = Literal["step", "epoch", "loss", "epoch_loss", "part", "metric", "rate", "gradient", "fact", "none"]
 
@@ -66,5 +78,3 @@ def kind_of(name: str) -> tuple[Kind, str]:
     if "/" in plain and "loss" not in plain:
         return "none", plain
     return ("part" if "loss" in plain else "fact"), plain.replace(" ", "_")
-
-

@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from maskwell.errors import UserError
 from maskwell.logs.rows import EPOCH_NAMES, Notes, Row
@@ -35,7 +35,7 @@ def read(path: Path, notes: Notes) -> Iterator[Row]:
     seen = False
     with path.open("rb") as file:
         for content in records(file, path):
-            record = wandb_internal_pb2.Record()
+            record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             try:
                 record.ParseFromString(content)
             except DecodeError as error:
@@ -53,7 +53,7 @@ def read(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def records(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Contents of the records of a LevelDB log with W&B's header; a torn end, as of a killed run, is left out."""
+    """Contents of the records of a LevelDB log with W&B's header, without the torn end of a killed run."""
     if file.read(7)[:4] != IDENT:
         raise UserError(f"{path} is no W&B run file.")
     at, parts = 7, b""

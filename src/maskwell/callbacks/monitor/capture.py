@@ -31,12 +31,12 @@ class Capture:
     def __init__(self) -> None:
         self.done = False
         self.pending: dict[str, Any] | None = None
-        self._random: dict[str, Any] = {}
+        self._random: tuple[Any, ...] | None = None
 
     def begin(self) -> None:
         """Note the random states with which a batch begins."""
         if not self.done:
-            self._random = rng.states()
+            self._random = rng.current()
 
     def keep(self, trainer: Trainer, batch: Any, step: int, why: str) -> Path | None:
         """Write the checkpoint of the first bad step; None at later ones. All ranks call it together."""
@@ -49,7 +49,7 @@ class Capture:
             "rank": trainer.global_rank,
             "samples": sample_names(batch),
             "batch": to_plain(batch),
-            "random": self._random,
+            "random": rng.states(self._random),
             "bad_inputs": bad_inputs(batch),
         }
         path = Path(trainer.default_root_dir) / FILE
@@ -92,8 +92,8 @@ def first_bad_module(
 
     # a container fails only after what it holds: the innermost comes first
     handles = [
-        inner.register_forward_hook(watch(name or "the whole network"))
-        for name, inner in module.named_modules()
+        inner.register_forward_hook(watch(place or "the whole network"))
+        for place, inner in module.named_modules()
     ]
     loss = None
     try:

@@ -49,20 +49,23 @@ def measure(
     """
     deadline = time.monotonic() + seconds
     sets = {"train": _dataset(trainer.train_dataloader), "val": _dataset(trainer.val_dataloaders)}
+    if isinstance(trainer.train_dataloader, Mapping) and "unlabelled" in trainer.train_dataloader:
+        sets["unlabelled"] = _dataset(trainer.train_dataloader["unlabelled"])
     facts: dict[str, SplitFacts] = {}
     for split, dataset in sets.items():
         size = _size(dataset)
         if size is None:
             continue
         signals.record(f"{PREFLIGHT}size/{split}", 0, size, "count")
-        until = deadline if split == "val" else time.monotonic() + seconds / 2
+        until = time.monotonic() + seconds / 2 if split == "train" else deadline
         facts[split] = _look(dataset, size, samples, until, _classes(module))
     train = facts.get("train")
     if train is None or not train.seen:
         return
     _record_train(train, signals, _normalisation(module))
-    if "val" in facts and facts["val"].seen:
-        _record_shift(train, facts["val"], signals)
+    for split, found in facts.items():
+        if split != "train" and found.seen:
+            _record_shift(train, found, split, signals)
     for split, found in facts.items():
         for name, count in found.classes.items():
             signals.record(f"{PREFLIGHT}class/{split}/{name}", 0, count, "count")
@@ -83,16 +86,17 @@ def _record_train(train: SplitFacts, signals: Signals, normalisation: tuple[floa
             signals.record(PREFLIGHT + "input_high", 0, (train.high - low) / (high - low), "norm")
 
 
-def _record_shift(train: SplitFacts, val: SplitFacts, signals: Signals) -> None:
-    overlap = len(train.hashes & val.hashes)
-    signals.record(PREFLIGHT + "overlap/val", 0, overlap, "count")
-    if min(len(train.histograms), len(val.histograms)) < 8:
+def _record_shift(train: SplitFacts, other: SplitFacts, split: str, signals: Signals) -> None:
+    if split == "val":
+        overlap = len(train.hashes & other.hashes)
+        signals.record(PREFLIGHT + "overlap/val", 0, overlap, "count")
+    if min(len(train.histograms), len(other.histograms)) < 8:
         return
     stack = np.stack(train.histograms)
     halves = statistics.population_stability(stack[::2].sum(0), stack[1::2].sum(0))
-    shift = statistics.population_stability(np.stack(val.histograms).sum(0), stack.sum(0))
+    shift = statistics.population_stability(np.stack(other.histograms).sum(0), stack.sum(0))
     signals.record(PREFLIGHT + "shift_noise", 0, halves, "norm")
-    signals.record(PREFLIGHT + "shift/val", 0, shift, "norm")
+    signals.record(f"{PREFLIGHT}shift/{split}", 0, shift, "norm")
 
 
 def _look(dataset: Any, size: int, samples: int, deadline: float, classes: tuple[str, ...]) -> SplitFacts:
@@ -151,7 +155,7 @@ def _add_boxes(facts: SplitFacts, boxes: Tensor) -> None:
 
 
 def _add_foreign(facts: SplitFacts, entry: Any) -> None:
-    """A tuple (input, target) or a mapping: the first image-like tensor, and an integer class of its target."""
+    """A tuple (input, target) or a mapping: its first image-like tensor, and a class or boxes as target."""
     found = [t for _, t in tensors(entry) if t.is_floating_point() or t.dtype == torch.uint8]
     if not found:
         return

@@ -28,6 +28,7 @@ class _Plan:
     tensors: list[tuple[str, nn.Parameter]]
     groups: list[str]
     group_of: Tensor
+    largest: list[nn.Parameter]
     before: Tensor | None = None
     earlier: Tensor | None = None
     earlier_step: int = -1
@@ -57,6 +58,8 @@ class GradientWatch:
 
     def total(self, optimizer: Optimizer, label: str, step: int) -> Tensor | None:
         """Norm of all gradients of an optimiser, which also waits to be recorded; None without any."""
+        if step % self.every == 0:  # what is trained may have changed
+            self._refresh(optimizer)
         plan = self._plan(optimizer)
         present = [p.grad for _, p in plan.tensors if p.grad is not None]
         if not present:
@@ -74,17 +77,24 @@ class GradientWatch:
             self.signals.record(name, step, value, "norm")
 
     def _plan(self, optimizer: Optimizer) -> _Plan:
-        plan = self._plans.get(id(optimizer))
+        if id(optimizer) not in self._plans:
+            self._refresh(optimizer)
+        return self._plans[id(optimizer)]
+
+    def _refresh(self, optimizer: Optimizer) -> None:
+        """Make the plan of an optimiser, anew where it trains other tensors than before."""
         parameters = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
-        if plan is None or len(plan.tensors) != len(parameters):
-            named = [(self.name_of.get(p, "?"), p) for p in parameters]
-            groups = sorted({group_name(n) for n, _ in named})
-            index = torch.tensor([groups.index(group_name(n)) for n, _ in named])
-            device = parameters[0].device if parameters else torch.device("cpu")
-            plan = _Plan(named, groups, index.to(device))
-            plan.idle, plan.stuck = [0] * len(named), [0] * len(named)
-            self._plans[id(optimizer)] = plan
-        return plan
+        known = self._plans.get(id(optimizer))
+        if known is not None and len(known.tensors) == len(parameters):
+            return
+        named = [(self.name_of.get(p, "?"), p) for p in parameters]
+        groups = sorted({group_name(n) for n, _ in named})
+        index = torch.tensor([groups.index(group_name(n)) for n, _ in named], dtype=torch.int64)
+        device = parameters[0].device if parameters else torch.device("cpu")
+        largest = sorted(parameters, key=lambda p: -p.numel())[:COSINE_TENSORS]
+        plan = _Plan(named, groups, index.to(device), largest)
+        plan.idle, plan.stuck = [0] * len(named), [0] * len(named)
+        self._plans[id(optimizer)] = plan
 
     def _details(self, plan: _Plan, norms: Tensor, step: int) -> None:
         """Gradient over weight by group, and which tensors got nothing."""
@@ -110,8 +120,9 @@ class GradientWatch:
         if step > COSINE_AT_FIRST and step % COSINE_EVERY >= COSINE_RUN:
             plan.direction = None
             return
-        largest = sorted((p for _, p in plan.tensors if p.grad is not None), key=lambda p: -p.numel())
-        parts = [_strided(p.grad, COSINE_VALUES) for p in largest[:COSINE_TENSORS] if p.grad is not None]
+        parts = [_strided(p.grad, COSINE_VALUES) for p in plan.largest if p.grad is not None]
+        if not parts:
+            return
         now = torch.cat(parts).float()
         before, plan.direction = plan.direction, now
         if before is not None and before.shape == now.shape:

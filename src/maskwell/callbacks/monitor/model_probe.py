@@ -35,8 +35,8 @@ def initial_loss(module: LightningModule, batch: Any, context: Context, signals:
         signals.record(PREFLIGHT + "classes", 0, classes, "count")
 
 
-def one_batch(module: LightningModule, batch: Any, steps: int, signals: Signals, lr: float = 1e-3) -> None:
-    """Learn one batch by heart on a copy, and record the share of the first loss that is left."""
+def one_batch(module: LightningModule, batch: Any, steps: int, signals: Signals, lr: float) -> None:
+    """Learn one batch by heart on a copy (Adam at ``lr``); record what share of the first loss is left."""
     if loss_of(module, batch) is None:
         return
     with untouched(module):
@@ -101,9 +101,8 @@ def lint(
         ahead: learning rates of all planned steps, where they are known.
     """
     found: dict[str, float] = {}
-    watchers = [
-        c for c in trainer.callbacks if isinstance(c, EarlyStopping | ModelCheckpoint) and _watches(c)
-    ]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    watchers = [c for c in callbacks if _watches(c)]
     if watchers and not trainer.enable_validation and any(str(c.monitor).startswith("val") for c in watchers):
         found["never_validates"] = len(watchers)
     batches = trainer.num_training_batches
@@ -119,7 +118,7 @@ def lint(
         and max(ahead) > 2 * ahead[0]
     ):
         found["warmup_too_long"] = len(ahead)
-    for stopper in trainer.callbacks:
+    for stopper in callbacks:
         if isinstance(stopper, EarlyStopping) and trainer.max_epochs and trainer.max_epochs > 1:
             every = trainer.check_val_every_n_epoch or 1
             own_unit = getattr(stopper, "iterations", None)
@@ -136,7 +135,8 @@ def lint(
 def unknown_monitors(trainer: Trainer, signals: Signals, step: int) -> None:
     """After the first validation: callbacks that watch what is not logged."""
     logged = set(trainer.callback_metrics)
-    lost = [c for c in trainer.callbacks if _watches(c) and c.monitor not in logged]  # type: ignore[attr-defined]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    lost = [c for c in callbacks if _watches(c) and c.monitor not in logged]
     if lost:
         signals.record(LINT + "monitor_unknown", step, len(lost), "count")
 

@@ -13,10 +13,13 @@ from maskwell.callbacks.monitor import console, data_probe, model_probe
 from maskwell.callbacks.monitor.forward import loss_of, scalars
 from maskwell.callbacks.monitor.plain import batch_size
 from maskwell.callbacks.monitor.rates import Shadow
+from maskwell.callbacks.monitor.readings import first_rate
 from maskwell.callbacks.monitor.rng import untouched
 from maskwell.errors import UserError
 from maskwell.health.signals import COUNTER, DOUBLING, DOUBLING_NOISE, Signals
 
+LEAST_RATE = 1e-3
+"""With which one batch is learnt at least."""
 LONGEST = 20_000
 """Steps over which a schedule is looked at, at most."""
 
@@ -58,7 +61,7 @@ class Preflight:
             ("normaliser", lambda: _doubling(trainer, module, batch, signals)),
             ("batch mixing", lambda: model_probe.mixing(module, batch, context, signals)),
             ("data", lambda: self._data(trainer, module, signals, begun)),
-            ("one batch", lambda: self._one_batch(module, batch, signals)),
+            ("one batch", lambda: self._one_batch(trainer, module, batch, signals)),
         ]
         limit = self.seconds
         for name, stage in stages:
@@ -95,9 +98,10 @@ class Preflight:
             with untouched(module, module.training):
                 data_probe.measure(trainer, module, signals, left, self.samples)
 
-    def _one_batch(self, module: LightningModule, batch: Any, signals: Signals) -> None:
+    def _one_batch(self, trainer: Trainer, module: LightningModule, batch: Any, signals: Signals) -> None:
         if self.one_batch_steps:
-            model_probe.one_batch(module, batch, self.one_batch_steps, signals)
+            lr = max(LEAST_RATE, first_rate(trainer) or 0.0)
+            model_probe.one_batch(module, batch, self.one_batch_steps, signals, lr)
 
 
 def _attempt(name: str, stage: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,12 @@ class Recovery:
 
 
 def fit_with_recovery(
-    trainer: Trainer, module: LightningModule, *, ckpt_path: str | Path | None = None, **fit: Any
+    trainer: Trainer,
+    module: LightningModule,
+    *,
+    ckpt_path: str | Path | None = None,
+    on_return: Callable[[Path], None] | None = None,
+    **fit: Any,
 ) -> None:
     """``trainer.fit`` that goes back to the last healthy checkpoint where the monitor says so.
 
@@ -144,6 +150,7 @@ def fit_with_recovery(
         trainer: with the callbacks.
         module: what is trained.
         ckpt_path: where to start from, as in ``fit``.
+        on_return: called with the checkpoint before each new start, as to cut a log.
         fit: further arguments of ``fit`` (``train_dataloaders``, ``datamodule``, ``weights_only``, ...).
 
     Raises:
@@ -163,3 +170,5 @@ def fit_with_recovery(
             if trainer.is_global_zero:
                 print(f"health: {signal}")
             start = signal.checkpoint
+            if on_return is not None:
+                on_return(start)

@@ -43,20 +43,21 @@ def _metric_state(metric: Metric) -> dict[str, Any]:
     return {name: copy.copy(metric.__dict__[name]) for name in kept if name in metric.__dict__}
 
 
-def states() -> dict[str, Any]:
-    """Random states of torch, CUDA and python as tensors and plain numbers, loadable as data."""
-    version, internal, gauss = random.getstate()
-    found: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(internal), gauss]}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["cuda"] = torch.cuda.get_rng_state()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    found["numpy"] = [
-        str(name),
-        torch.from_numpy(np.asarray(keys, np.int64)),
-        int(position),
-        int(has_gauss),
-        float(cached),
-    ]
+def current() -> tuple[Any, ...]:
+    """Random states of torch, CUDA, python and numpy as they give them: cheap to take at every step."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda, random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def states(taken: tuple[Any, ...] | None = None) -> dict[str, Any]:
+    """What :func:`current` gave, or gives now, as tensors and plain numbers, loadable as data."""
+    cpu, cuda, (version, internal, gauss), numpy_state = taken or current()
+    name, keys, position, has_gauss, cached = numpy_state
+    found: dict[str, Any] = {"torch": cpu, "python": [version, list(internal), gauss]}
+    if cuda is not None:
+        found["cuda"] = cuda
+    words = torch.from_numpy(np.asarray(keys, np.int64))
+    found["numpy"] = [str(name), words, int(position), int(has_gauss), float(cached)]
     return found
 
 

@@ -130,6 +130,9 @@ class StepWatch:
         """Measure; read the flag; set the gradients to None where it is up, or the batch is ``excluded``."""
         plain = getattr(optimizer, "optimizer", optimizer)
         label = self._labels.get(id(plain), "all")
+        if excluded:
+            self._drop(trainer, plain)
+            return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         total = self.gradients.total(plain, label, self._step)
         if total is None and not self._losses:
@@ -141,8 +144,8 @@ class StepWatch:
         self._made[label] = self._made.get(label, 0) + 1
         self.rates.record(trainer, plain, label, self._step, self._made[label])
         # a loss scale that is too high makes infinite gradients, which its scaler skips by itself
-        if excluded or ((bad_gradients or bad_loss) and scaler is None):
-            self._skip(trainer, plain, excluded)
+        if (bad_gradients or bad_loss) and scaler is None:
+            self._skip(trainer, plain)
             return
         if self._micro:
             self._noise(trainer, norm)
@@ -157,13 +160,16 @@ class StepWatch:
         gradients, loss = flags.tolist()
         return gradients > 0, loss > 0
 
-    def _skip(self, trainer: Trainer, optimizer: Optimizer, excluded: bool) -> None:
-        if not excluded:
-            why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
-            self.capture.keep(trainer, self._batch, self._step, why)
-            for place in bad_inputs(self._batch):
-                self.signals.record(names.INPUT_BAD + place, self._step, 1.0, "event")
+    def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
+        self.capture.keep(trainer, self._batch, self._step, why)
+        for place in bad_inputs(self._batch):
+            self.signals.record(names.INPUT_BAD + place, self._step, 1.0, "event")
         self.skipped += 1
+        self._drop(trainer, optimizer)
+
+    def _drop(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Set all gradients to None: the step does nothing, and the weights stay those before it."""
         parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         clip = self._clip(trainer)
         if clip is not None:
@@ -199,7 +205,7 @@ class StepWatch:
     def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
         self.gradients.after_step(optimizer, self._labels.get(id(optimizer), "all"), self._step)
 
-    def batch_ends(self, trainer: Trainer, module: LightningModule, step: int, learnt: bool) -> bool:
+    def batch_ends(self, trainer: Trainer, step: int, learnt: bool) -> bool:
         """Whether something in this batch was not finite, so that the rules are to be asked at once."""
         self._batches += 1
         self.system.batch_ends(step)

@@ -21,6 +21,8 @@ STALL_SECONDS = 600.0
 """A step may always take this long."""
 STALL_TIMES = 20.0
 """... or so many times as long as its like."""
+REARM_SECONDS = 30.0
+"""The watchdog is wound up again this often, while steps are made."""
 CHECKSUM_EVERY = 256
 """Steps between comparisons of the weights of all ranks."""
 
@@ -40,6 +42,7 @@ class SystemWatch:
         self._usual = 0.0
         self._stacks: IO[str] | None = None
         self._process = psutil.Process()
+        self._armed = float("-inf")
 
     def batch_starts(self, batch: Any) -> None:
         """Between the end of one batch and the start of the next lies the waiting for data."""
@@ -103,6 +106,10 @@ class SystemWatch:
 
     def watch(self, folder: Path, steps: int) -> None:
         """Let the stacks of all threads be written to ``stacks.txt`` if the next ``steps`` steps hang."""
+        now = time.monotonic()
+        if now - self._armed < REARM_SECONDS:
+            return
+        self._armed = now
         limit = max(STALL_SECONDS, STALL_TIMES * self._usual * steps)
         if self._stacks is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +120,7 @@ class SystemWatch:
 
     def stop_watchdog(self) -> None:
         """Nothing is watched until the next call of :meth:`watch`."""
+        self._armed = float("-inf")
         if self._stacks is not None:
             faulthandler.cancel_dump_traceback_later()
 

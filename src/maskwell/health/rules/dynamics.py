@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from maskwell.health import statistics
-from maskwell.health.findings import Action
+from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import CHANGES, GUIDED, Clock, Rule, Symptom, scaled_rate
-from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, Signals, Stream
+from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, UPDATE, Signals
 
 
 def _names(symptom_of: str, total: bool) -> str:
@@ -77,35 +77,42 @@ class LevelShift(Rule):
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """The total, and supervised parts that jump alone; an error where it does not come back."""
         for name, stream in signals.losses(("supervised",)):
-            values = signals.window(stream, self.baseline + self.recent)
-            if len(values) < self.baseline + self.recent or (values < 0).any():
+            values = signals.window(stream, self.baseline + self.back_within)
+            if len(values) < self.baseline + self.recent or values.min() < 0:
                 continue
-            shift = statistics.level_shift(statistics.log_values(values), self.recent, self.baseline)
-            if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
+            logs = statistics.log_values(values)
+            found = self._shift(signals, logs[-self.baseline - self.recent :])
+            lasting = found is None and self._lasting(logs)
+            if found is None and lasting:
+                found = self._shift(signals, logs[: self.baseline + self.recent])
+            if found is None:
                 continue
-            if shift.ratio <= self.ratio * _planned_rise(signals, self.recent, self.baseline):
-                continue
-            # where batches are of two kinds (with objects, without), the median jumps from one to the other
-            if shift.mean_errors <= self.mean_errors:
-                continue
-            lasting = self._lasting(signals, stream)
             yield Symptom(
                 "error" if lasting else "warn",
-                f"{_names(name, name == LOSS)} jumped to {shift.ratio:.1f} times its level"
+                f"{_names(name, name == LOSS)} jumped to {found.ratio:.1f} times its level"
                 + (" and stays there" if lasting else ""),
-                {"ratio": shift.ratio, "standard_errors": shift.errors},
+                {"ratio": found.ratio, "standard_errors": found.errors},
                 (*scaled_rate(signals, 0.3), "callbacks.grad_clip.max_norm=0.1"),
                 subject="" if name == LOSS else name,
             )
 
-    def _lasting(self, signals: Signals, stream: Stream) -> bool:
-        """Whether all of the last ``back_within`` steps lie above the level before them."""
-        values = signals.window(stream, self.baseline + self.back_within)
-        if len(values) < self.baseline + self.back_within:
+    def _shift(self, signals: Signals, logs: statistics.Values) -> statistics.Shift | None:
+        """The change of level at the end of ``logs``, where it is one."""
+        shift = statistics.level_shift(logs, self.recent, self.baseline)
+        if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
+            return None
+        # where batches are of two kinds (with objects, without), the median jumps from one to the other
+        if shift.mean_errors <= self.mean_errors:
+            return None
+        planned = _planned_rise(signals, self.recent, self.baseline)
+        return shift if shift.ratio > self.ratio * planned else None
+
+    def _lasting(self, logs: statistics.Values) -> bool:
+        """Whether all of the last ``back_within`` steps lie above the level of those before them."""
+        if len(logs) < self.baseline + self.back_within:
             return False
-        logs = statistics.log_values(values)
         before = float(np.median(logs[: self.baseline]))
-        blocks = statistics.block_medians(logs[-self.back_within :], self.recent)
+        blocks = statistics.block_medians(logs[self.baseline :], self.recent)
         return bool((blocks > before + math.log(self.ratio)).all())
 
 
@@ -210,7 +217,11 @@ def _rate_fell(signals: Signals, steps: int) -> bool:
 
 @dataclass(kw_only=True)
 class NotLearning(Rule):
-    """In some hundred steps the loss was at no time lower than at the start (best of blocks of 50)."""
+    """In some hundred steps the loss was at no time lower than at the start (best of blocks of 50).
+
+    A warning where it is higher, or where steps are tiny or huge; else information: training that goes on
+    from good weights, and slow beginnings, look the same.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "L05"
@@ -230,6 +241,8 @@ class NotLearning(Rule):
     first: int = 50
     p: float = 0.05
     margin: float = 0.95
+    tiny: float = 1e-6
+    huge: float = 0.03
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom, while the first steps are still what to compare with."""
@@ -248,11 +261,15 @@ class NotLearning(Rule):
             rate = signals.learning_rate
             after = float(np.median(blocks[-1]))
             high = after > 1.2 * before
+            changes = [s.latest for _, s in signals.under(UPDATE) if s.latest is not None]
+            tiny = bool(changes) and max(changes) < self.tiny
+            high = high or (bool(changes) and float(np.median(changes)) > self.huge)
             causes = {"lr_high": 0.6, "divergence": 0.3} if high else None
             text = f"after {stream.seen} steps the loss is no lower than at the start"
             evidence = {"first": before, "now": after, "p": p, **({"learning_rate": rate} if rate else {})}
             remedies = scaled_rate(signals, 0.3 if high else 10)
-            yield Symptom("warn", text, evidence, (*remedies, "debug=overfit"), "", causes)
+            severity: Severity = "warn" if high or tiny else "info"
+            yield Symptom(severity, text, evidence, (*remedies, "debug=overfit"), "", causes)
 
 
 @dataclass(kw_only=True)
@@ -351,7 +368,10 @@ class Dominance(Rule):
         parts = {
             n: s
             for n, s in signals.under(PART)
-            if s.role == "supervised" and len(s) >= self.steps and s.latest_step == total.latest_step
+            if s.role == "supervised"
+            and len(s) >= self.steps
+            and s.latest_step == total.latest_step
+            and not np.allclose(s.tail(self.steps), total.tail(self.steps), rtol=1e-5)
         }
         if len(parts) < 2 or len(total) < self.steps:
             return

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from maskwell.health import statistics
-from maskwell.health.rules.base import GUIDED, Clock, Rule, Symptom
-from maskwell.health.signals import DOUBLING, DOUBLING_NOISE, FACT, LOSS, Signals
+from maskwell.health.rules.base import Clock, Rule, Symptom, listed
+from maskwell.health.signals import DOUBLING, DOUBLING_NOISE, FACT, LOSS, PART, Signals, Stream
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,10 @@ class Normaliser(Rule):
 
 @dataclass(kw_only=True)
 class GrowsWithTargets(Rule):
-    """The loss of a batch grows like the number of its objects, as a sum does and a mean does not."""
+    """Nearly all parts of a loss grow like the number of objects in a batch, as sums do and means do not.
+
+    One part alone may do so by design: a focal loss over all queries has more to say of more objects.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "P08b"
@@ -66,29 +69,29 @@ class GrowsWithTargets(Rule):
     batches: int = 64
     slope: float = 0.6
     correlation: float = 0.6
+    share: float = 0.75
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
-        """One symptom per part of the loss."""
+        """At most one symptom, of two parts at least."""
         targets = signals.get(FACT + self.fact)
         if len(targets) < self.batches or np.ptp(targets.tail(256)) == 0:
             return
-        for name, stream in signals.losses(GUIDED):
-            steps, at, of = np.intersect1d(targets.steps, stream.steps, return_indices=True)
-            if len(steps) < self.batches:
-                continue
-            x, y = targets.values[at][-256:], stream.values[of][-256:]
-            both = (x > 0) & (y > 0)
-            # the loss falls in the meantime: what is left beside its course is compared
-            flat = y[both] / np.exp(statistics.log_values(y[both]).mean()) if both.any() else y[both]
-            if both.sum() < self.batches or np.ptp(x[both]) == 0:
-                continue
-            rho = statistics.rank_correlation(x[both], flat)
-            slope = statistics.power_law(x[both], flat) if rho > self.correlation else 0.0
-            if slope > self.slope:
-                yield Symptom(
-                    "warn",
-                    f"{name} grows with the number of objects in a batch: it is not divided by it",
-                    {"exponent": slope, "rank_correlation": rho},
-                    ("model.loss.normalisation=global",),
-                    subject=name,
-                )
+        found: dict[str, tuple[float, float]] = {}
+        for name, stream in signals.under(PART):
+            if stream.role == "supervised" and (fitted := self._fit(targets, stream)) is not None:
+                found[name] = fitted
+        growing = {n: f for n, f in found.items() if f[0] > self.slope and f[1] > self.correlation}
+        if len(growing) >= max(2, self.share * len(found)):
+            name = max(growing, key=lambda n: growing[n][1])
+            text = f"{listed(growing)} grow with the number of objects in a batch: they are not divided by it"
+            evidence = {"exponent": growing[name][0], "rank_correlation": growing[name][1]}
+            yield Symptom("warn", text, evidence, ("model.loss.normalisation=global",))
+
+    def _fit(self, targets: Stream, part: Stream) -> tuple[float, float] | None:
+        """(exponent, rank correlation) of a part over the number of objects; None where too few are known."""
+        _, at, of = np.intersect1d(targets.steps, part.steps, return_indices=True)
+        x, y = targets.values[at][-256:], part.values[of][-256:]
+        both = (x > 0) & (y > 0)
+        if both.sum() < self.batches or np.ptp(x[both]) == 0:
+            return None
+        return statistics.power_law(x[both], y[both]), statistics.rank_correlation(x[both], y[both])

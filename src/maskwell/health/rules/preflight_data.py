@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from maskwell.health.findings import Action
+from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import Clock, Rule, Symptom, listed
 from maskwell.health.signals import PREFLIGHT, Signals
 
@@ -147,7 +147,7 @@ class LabelValidity(Rule):
             if share > (0.0 if strict else self.tolerated):
                 text, causes = self.TEXTS[problem]
                 mild = problem in ("duplicate_box", "all_ignored") and share < 1
-                severity = "warn" if mild else "error"
+                severity: Severity = "warn" if mild else "error"
                 evidence = {"share": share}
                 yield Symptom(severity, f"{share:.0%} of the samples {text}", evidence, (), problem, causes)
 

@@ -12,7 +12,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import Clock, Rule, Symptom
-from maskwell.health.signals import COUNTER, LOSS, RESUME, SYSTEM, Signals
+from maskwell.health.signals import COUNTER, LOSS, RESUME, STEPS_PER_EPOCH, SYSTEM, Signals
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,10 @@ class OutOfMemory(Rule):
 
 @dataclass(kw_only=True)
 class MemoryLeak(Rule):
-    """Allocated memory grows all the time."""
+    """Allocated memory grows all the time.
+
+    Judged from the second epoch on (or step ``latest``): until then, data may still be cached.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "S02"
@@ -57,11 +60,13 @@ class MemoryLeak(Rule):
     samples: int = 48
     growth: float = 0.1
     rising: float = 0.9
+    latest: int = 2000
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """A straight line upwards over the last samples, not a step; with the time that is left."""
         stream = signals.get(SYSTEM + "allocated_mib")
-        values = stream.tail(self.samples)
+        first = min(self.latest, int(signals.value(STEPS_PER_EPOCH) or 0))
+        values = stream.tail(self.samples, first)
         if len(values) < self.samples:
             return
         found = statistics.trend(values)

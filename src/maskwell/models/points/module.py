@@ -140,6 +140,7 @@ class Points(BaseTask):
             "num_objects": count,
             "done_share": finished.float().mean(),
             "done_predicted": look.done.mean(),
+            "prediction_spread": look.point.detach().std(0, unbiased=False).mean(),
             "pixel_error": look.error.nanmean() if not finished.all() else look.error.new_zeros(()),
         }
         return PointOutput(total, parts, facts, predict, states=drawn, look=look)

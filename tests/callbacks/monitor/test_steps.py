@@ -1,0 +1,221 @@
+"""What is measured around optimiser steps, and which faults the rules make of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskwell.callbacks.grad_clip import GradClip
+from maskwell.callbacks.loss_health import LossHealth
+from tests.callbacks.modules import Automatic, Manual, loader, trainer
+
+
+def rules_of(health: LossHealth) -> set[str]:
+    """Without the one that is right about the test's data: it comes in the same order each epoch."""
+    found = {f.rule for i in health.engine.incidents for f in i.findings if f.severity != "info"}
+    return found - {"sawtooth"}
+
+
+def train(folder: Path, module: Any, steps: int = 64, *more: Any, **settings: Any) -> LossHealth:
+    health = LossHealth(every_n_steps=8)
+    fit = trainer(folder, health, *more, max_epochs=steps // 16, **settings)
+    fit.fit(module, loader(64))
+    return health
+
+
+class GradientsBad(Automatic):
+    """The gradient of step 5 is infinite though the loss is finite."""
+
+    def on_after_backward(self) -> None:
+        if self.iteration == 5:
+            self.net.weight.grad.fill_(math.inf)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_bad_gradient_beside_a_finite_loss_is_skipped_and_named(tmp_path: Path, clip: bool) -> None:
+    module = GradientsBad()
+    seen: list[Tensor] = []
+
+    class Keep(GradClip):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if pl_module.iteration in (4, 5):
+                seen.append(pl_module.net.weight.detach().clone())
+
+    health = train(tmp_path, module, 16, *([Keep()] if clip else []))
+    assert torch.isfinite(module.net.weight).all()
+    assert rules_of(health) == {"nonfinite_gradient"} and health.steps.skipped == 1
+    if clip:
+        assert torch.equal(*seen)
+
+
+def test_several_optimisers_are_each_skipped_by_their_own_gradients(tmp_path: Path) -> None:
+    class Half(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.iteration += 1
+            poison = math.nan if self.iteration == 3 else 1.0
+            for optimiser, value in zip(
+                self.optimizers(),
+                (self.loss_on(batch) * poison, self.other(batch[0]).pow(2).mean()),
+                strict=True,
+            ):
+                optimiser.zero_grad()
+                self.manual_backward(value)
+                optimiser.step()
+            self.log("train/loss", value)
+
+    module = Half()
+    health = train(tmp_path, module, 16)
+    assert torch.isfinite(module.net.weight).all() and torch.isfinite(module.other.weight).all()
+    signals = health.engine.signals
+    assert signals.value("counter/optimizer_steps/generator") == 16
+    assert len(signals.get("grad/discriminator")) == 16 and len(signals.get("grad/generator")) == 15
+
+
+def test_gradients_that_are_never_zeroed_are_named(tmp_path: Path) -> None:
+    class Adding(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.iteration += 1
+            loss = self.loss_on(batch)
+            optimiser, _ = self.optimizers()
+            self.manual_backward(loss)
+            optimiser.step()
+            self.log("train/loss", loss)
+
+    health = train(tmp_path, Adding(lr=1e-4), 64)
+    assert "gradients_not_zeroed" in rules_of(health)
+
+
+def test_healthy_gradients_raise_nothing(tmp_path: Path) -> None:
+    health = train(tmp_path, Automatic(lr=0.02), 64, GradClip(1.0))
+    assert rules_of(health) == set()
+    signals = health.engine.signals
+    assert signals.get("update/net").latest is not None and len(signals.get("grad/all")) == 64
+    assert signals.get("grad_clipped/all").values.max() <= 1.0 + 1e-5
+    assert signals.value("state_bad/weights") == 0 and signals.value("system/allocated_mib") > 1
+
+
+def test_clipping_that_does_nothing_is_named(tmp_path: Path) -> None:
+    class Inert(GradClip):
+        def on_before_optimizer_step(self, *_: Any) -> None:
+            """Configured, and never called in time."""
+
+    health = train(tmp_path, Automatic(lr=1e-5), 32, Inert(max_norm=0.01))
+    assert "clip_inert" in rules_of(health)
+    assert health.engine.ranked_incidents[0].ranked[0].label == "clip"
+
+
+class Forgotten(Automatic):
+    """A second layer that no optimiser holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(1, 1)
+
+    def loss_on(self, batch: Any) -> Tensor:
+        return (self.extra(self.net(batch[0])) - batch[1]).pow(2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), 0.01)
+
+
+def test_parameters_outside_the_optimiser_are_named_before_the_first_step(tmp_path: Path) -> None:
+    health = train(tmp_path, Forgotten(), 16)
+    (incident,) = [i for i in health.engine.ranked_incidents if i.cause.rule == "parameter_coverage"]
+    assert "extra.weight" in incident.cause.cause and incident.first_step == 0
+    assert incident.ranked[0].label == "not_optimised"
+
+
+def test_a_layer_without_gradient_and_one_that_is_put_back_are_named(tmp_path: Path) -> None:
+    class Frozen(Automatic):
+        def __init__(self) -> None:
+            super().__init__(lr=0.01)
+            self.unused = nn.Linear(4, 1)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            with torch.no_grad():
+                self.net.weight.copy_(self.kept)
+
+        def on_train_start(self) -> None:
+            self.kept = self.net.weight.detach().clone()
+
+    health = train(tmp_path, Frozen(), 144)
+    found = {f.rule: f for i in health.engine.incidents for f in i.findings}
+    assert "unused" in found["no_gradient"].cause
+    assert "net.weight" in found["unchanged_parameters"].cause
+
+
+def test_a_rate_changed_behind_the_schedules_back_is_named(tmp_path: Path) -> None:
+    class Scheduled(Automatic):
+        def configure_optimizers(self) -> Any:
+            optimiser = torch.optim.SGD(self.parameters(), 0.01)
+            schedule = torch.optim.lr_scheduler.SequentialLR(
+                optimiser,
+                [
+                    torch.optim.lr_scheduler.LinearLR(optimiser, 0.1, total_iters=8),
+                    torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 60),
+                ],
+                milestones=[8],
+            )
+            return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+    health = train(tmp_path / "a", Scheduled(), 48)
+    signals = health.engine.signals
+    assert rules_of(health) == set()
+    assert signals.get("lr/all").last(40) == pytest.approx(signals.get("lr_expected/all").last(40))
+
+    class Meddled(Scheduled):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            if self.iteration > 10:
+                optimizer.param_groups[0]["lr"] = 0.05
+
+    health = train(tmp_path / "b", Meddled(), 48)
+    assert "rate_off_plan" in rules_of(health)
+
+
+def test_unfreezing_is_seen_and_excuses(tmp_path: Path) -> None:
+    class Later(Automatic):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(1, 1).requires_grad_(False)
+
+        def loss_on(self, batch: Any) -> Tensor:
+            return (self.head(self.net(batch[0])) - batch[1]).pow(2).mean()
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.iteration == 20:
+                self.head.requires_grad_(True)
+
+    health = train(tmp_path, Later(), 32)
+    assert health.engine.signals.get("event/unfreeze").latest_step == 24
+
+
+def test_noise_of_accumulated_batches_is_measured(tmp_path: Path) -> None:
+    health = train(tmp_path, Automatic(lr=1e-4), 64, accumulate_grad_batches=4)
+    small, large = health.engine.signals.get("noise/small"), health.engine.signals.get("noise/large")
+    assert len(small) == len(large) > 0 and small.values.mean() > large.values.mean() > 0
+    assert health.engine.signals.value("noise/ratio") == 4
+
+
+def test_planned_changes_are_declared(tmp_path: Path) -> None:
+    class Planned(Automatic):
+        planned_changes: ClassVar[dict[int, str]] = {7: "ramp"}
+
+    health = train(tmp_path, Planned(), 16)
+    assert health.engine.signals.get("event/ramp").latest_step == 7
+
+
+def test_running_out_of_memory_leaves_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Hungry(Automatic):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.iteration == 3:
+                raise torch.OutOfMemoryError("no")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train(tmp_path, Hungry(), 16)
+    assert "data.batch_size=2 trainer.accumulate_grad_batches=2" in capsys.readouterr().out
