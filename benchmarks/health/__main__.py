@@ -202,26 +202,29 @@ def _work(bench: Bench, wanted: Sequence[Cell], args: argparse.Namespace) -> Non
 
 def mending(bench: Bench, split: Split) -> dict[str, Any]:
     """Shares of the runs that the printed override mended, and that recovered."""
-    healthy = {
-        (cell.training.family, cell.training.seed): result
-        for cell in plan.references(split)
-        if (result := bench.training(cell.training)) is not None
-    }
+    references = _by_run(bench, plan.references(split))
     tries: dict[str, list[bool]] = {}
     for cell in plan.cells(split):
         result = bench.training(cell.training) if cell.undo else None
-        reference = healthy.get((cell.training.family, cell.training.seed))
+        reference = references.get((cell.training.family, cell.training.seed))
         if result is None or reference is None:
             continue
         override = printed(bench, cell, result)
         again = bench.training(remedies.mended(cell, override)) if override else None
         tries.setdefault(cell.name, []).append(again is not None and remedies.as_good(again, reference))
+    as_long = _by_run(bench, (cell for cell in plan.cells(split) if cell.name == plan.SMALL))
     recovered = [
-        remedies.as_good(result, healthy[training.family, training.seed])
+        remedies.as_good(result, as_long[training.family, training.seed])
         for training in remedies.derailed(split)
-        if (result := bench.training(training)) is not None and (training.family, training.seed) in healthy
+        if (result := bench.training(training)) is not None and (training.family, training.seed) in as_long
     ]
     return remedies.figures(tries, recovered)
+
+
+def _by_run(bench: Bench, cells: Iterable[Cell]) -> dict[tuple[str, int], dict[str, Any]]:
+    """(family, seed) -> result of the cells that are recorded."""
+    found = ((cell.training, bench.training(cell.training)) for cell in cells)
+    return {(training.family, training.seed): result for training, result in found if result is not None}
 
 
 def _publish(args: argparse.Namespace, figures: dict[str, Any], started: float, missing: str = "") -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.health.monitors import OURS, all_alarms, case, ours, replayed
 from benchmarks.health.peers import PEERS
-from benchmarks.health.plan import Cell
+from benchmarks.health.plan import SMALL, Cell
 from benchmarks.health.remedies import as_good
 from benchmarks.health.score import Outcome, figures, judge, parted
 from benchmarks.health.tape import Tape
@@ -118,7 +118,7 @@ def hurt(entry: Finished, finished: Sequence[Finished]) -> bool:
     training = entry.cell.training
     for other in finished:
         like = other.cell.training
-        if other.cell.name == "small" and (like.family, like.seed) == (training.family, training.seed):
+        if other.cell.name == SMALL and (like.family, like.seed) == (training.family, training.seed):
             return bool(entry.result["ended"]) or not as_good(entry.result, other.result)
     return True
 
