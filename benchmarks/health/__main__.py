@@ -11,22 +11,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.health import overhead, plan, remedies
-from benchmarks.health.collect import NOTES, Finished, collect
+from benchmarks.health.collect import NOTES, Finished, collect, stories
 from benchmarks.health.miniature import command
 from benchmarks.health.monitors import remedy, replayed
 from benchmarks.health.plan import Cell, Split
 from benchmarks.health.record import Training, quiet, record
 from benchmarks.health.score import EVALUATIONS
 from benchmarks.health.tape import Tape
+from maskwell.errors import UserError
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "health"
 
@@ -42,7 +45,7 @@ class Bench:
     def training(self, training: Training) -> dict[str, Any] | None:
         """The result of a training, recorded now if it must be; None where it is missing."""
         key = {**training.key(), "recipe": _recipe(training)}
-        if not self.works:
+        if not self.works or training.ranks > harness.usable_cores():
             return self.cells.find(key)
         return self.cells.run(key, lambda: self._record(training, key))
 
@@ -74,7 +77,8 @@ class Bench:
             result = self.training(cell.training)
             override = printed(self, cell, result)
             if override is not None:
-                self.training(remedies.mended(cell, override))
+                with suppress(UserError):  # an override that cannot be given mends nothing
+                    self.training(remedies.mended(cell, override))
         for training in remedies.derailed(split):
             self.training(training)
 
@@ -119,23 +123,31 @@ def main() -> None:
     args = _arguments()
     started = time.perf_counter()
     folder = RUNS / "quick" if args.quick else RUNS
+    if args.quick:
+        shutil.rmtree(folder, ignore_errors=True)
     bench = Bench(folder, harness.Cells(folder / "cells.jsonl"), works=not args.collect)
     if args.quick:
         wanted = list(plan.quick())
-        _publish(args, bench, collect(bench.finished(wanted)), started)
+        _publish(args, collect(bench.finished(wanted)), started)
         return
     wanted = list(_wanted(plan.cells(args.split), args))
     if not args.collect:
         _work(bench, wanted, args)
+    idle = Bench(bench.folder, bench.cells, works=False)
+    if args.details:
+        print("\n".join(stories(idle.finished(wanted))))
+        return
     if args.only or args.families or args.part != (0, 1):
         return
-    idle = Bench(bench.folder, bench.cells, works=False)
-    figures = collect(idle.finished(plan.cells(args.split)))
+    planned = list(plan.cells(args.split))
+    recorded = idle.finished(planned)
+    figures = collect(recorded)
     figures |= mending(idle, args.split) | idle.overhead(args.turns)
     if args.split == "dev":
         harness.print_table("health, development", ["figure", "value"], list(figures.items()))
         return
-    _publish(args, bench, figures, started)
+    missing = len(planned) - len(recorded)
+    _publish(args, figures, started, f" Not recorded yet: {missing} runs." if missing else "")
 
 
 def _arguments() -> argparse.Namespace:
@@ -148,9 +160,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--part", type=_part, default=(0, 1), help="I/N: record every N-th cell from the I-th on"
     )
+    parser.add_argument("--details", action="store_true", help="of --split dev: what went wrong, run by run")
     parser.add_argument("--collect", action="store_true", help="record nothing; report what is finished")
     parser.add_argument("--turns", type=int, default=5, help="pairs of runs of the overhead")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.details and args.split != "dev":
+        parser.error("runs of the test are not looked at one by one: give --split dev")
+    return args
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -186,29 +202,32 @@ def _work(bench: Bench, wanted: Sequence[Cell], args: argparse.Namespace) -> Non
 
 def mending(bench: Bench, split: Split) -> dict[str, Any]:
     """Shares of the runs that the printed override mended, and that recovered."""
-    healthy = {
-        (cell.training.family, cell.training.seed): result
-        for cell in plan.references(split)
-        if (result := bench.training(cell.training)) is not None
-    }
+    references = _by_run(bench, plan.references(split))
     tries: dict[str, list[bool]] = {}
     for cell in plan.cells(split):
         result = bench.training(cell.training) if cell.undo else None
-        reference = healthy.get((cell.training.family, cell.training.seed))
+        reference = references.get((cell.training.family, cell.training.seed))
         if result is None or reference is None:
             continue
         override = printed(bench, cell, result)
         again = bench.training(remedies.mended(cell, override)) if override else None
         tries.setdefault(cell.name, []).append(again is not None and remedies.as_good(again, reference))
+    as_long = _by_run(bench, (cell for cell in plan.cells(split) if cell.name == plan.SMALL))
     recovered = [
-        remedies.as_good(result, healthy[training.family, training.seed])
+        remedies.as_good(result, as_long[training.family, training.seed])
         for training in remedies.derailed(split)
-        if (result := bench.training(training)) is not None and (training.family, training.seed) in healthy
+        if (result := bench.training(training)) is not None and (training.family, training.seed) in as_long
     ]
     return remedies.figures(tries, recovered)
 
 
-def _publish(args: argparse.Namespace, bench: Bench, figures: dict[str, Any], started: float) -> None:
+def _by_run(bench: Bench, cells: Iterable[Cell]) -> dict[tuple[str, int], dict[str, Any]]:
+    """(family, seed) -> result of the cells that are recorded."""
+    found = ((cell.training, bench.training(cell.training)) for cell in cells)
+    return {(training.family, training.seed): result for training, result in found if result is not None}
+
+
+def _publish(args: argparse.Namespace, figures: dict[str, Any], started: float, missing: str = "") -> None:
     if figures:
         harness.publish(
             args,
@@ -217,7 +236,7 @@ def _publish(args: argparse.Namespace, bench: Bench, figures: dict[str, Any], st
             command="python -m benchmarks.health",
             seeds=plan.SEEDS["test"],
             minutes=figures.get("minutes", (time.perf_counter() - started) / 60),
-            notes=NOTES.format(evaluations=EVALUATIONS),
+            notes=NOTES.format(evaluations=EVALUATIONS) + missing,
         )
 
 

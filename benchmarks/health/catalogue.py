@@ -20,6 +20,10 @@ BOXES: tuple[Family, ...] = ("sam_lora", "detr")
 MASKS: tuple[Family, ...] = ("sam_lora", "s4gan")
 GAN: tuple[Family, ...] = ("s4gan",)
 POINTS: tuple[Family, ...] = ("points",)
+WARMED: tuple[Family, ...] = ("sam_lora", "points")
+"""Those whose optimiser warms up by default."""
+PARALLEL: tuple[Family, ...] = ("s4gan", "points")
+"""One that optimises by hand and one that does not: what ranks share is the same for all others."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("frozen_head", "optimisation", ALL, "not_optimised", ("plateau",), (0.5, 1.0), "share of the head"),
     Fault("inert_clip", "optimisation", ALL, "clip", ("lr_high", "divergence"), (3, 30), "gradient factor"),
     Fault(
-        "missing_warmup", "optimisation", ALL, "no_warmup", ("lr_high", "divergence"), (3, 10), "first rate"
+        "missing_warmup",
+        "optimisation",
+        WARMED,
+        "no_warmup",
+        ("lr_high", "divergence"),
+        (3, 10),
+        "first rate",
     ),
     Fault("optimizer_reset", "optimisation", ALL, "optimizer_state", ("lr_high",), (1, 1), "at resume"),
     # numerics
@@ -107,6 +117,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("out_of_memory", "system", ALL, "memory", (), (1, 5), "steps that fail"),
     Fault("memory_leak", "system", ALL, "leak", ("memory",), (1, 10), "MiB a step"),
     Fault("stall", "system", ALL, "stall", ("slow_data",), (20, 100), "median steps"),
-    Fault("rank_desync", "system", ALL, "desync", (), (1e-3, 1e-1), "noise on one rank's weights"),
+    Fault("rank_desync", "system", PARALLEL, "desync", (), (1e-3, 1e-1), "noise on one rank's weights"),
 )
 """Every fault, with the families where it applies."""

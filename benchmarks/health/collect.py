@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.health.monitors import OURS, all_alarms, case
+from benchmarks.health.monitors import OURS, all_alarms, case, ours, replayed
 from benchmarks.health.peers import PEERS
-from benchmarks.health.plan import Cell
+from benchmarks.health.plan import SMALL, Cell
 from benchmarks.health.remedies import as_good
 from benchmarks.health.score import Outcome, figures, judge, parted
 from benchmarks.health.tape import Tape
@@ -83,8 +83,34 @@ def collect(finished: Sequence[Finished]) -> dict[str, Any]:
         "latency": latencies(own),
         "healthy_flagged_by": flagged(own),
     }
-    result["peers"] = {peer: {k: v for k, v in figures(judged[peer]).items() if k in SHOWN} for peer in PEERS}
+    result["monitors"] = {
+        name: {k: v for k, v in figures(found).items() if k in SHOWN} for name, found in judged.items()
+    }
     return result
+
+
+def stories(finished: Sequence[Finished]) -> Iterator[str]:
+    """A line for every run of which the monitor missed something or said something wrong."""
+    for entry in finished:
+        engine = replayed(entry.tape(), entry.cell.training.family)
+        known = case(entry.cell, entry.result)
+        made = judge(known, ours(engine))
+        wrong = []
+        if known.faulty and not made.found:
+            wrong.append("not found")
+        if made.found and not made.top1:
+            wrong.append(f"wants {' or '.join(known.right)}")
+        if made.false_episodes:
+            wrong.append(f"{made.false_episodes} false")
+        if not wrong:
+            continue
+        told = [
+            f"step {i.first_step} {'+'.join(f.rule for f in i.findings if f.severity != 'info')}: "
+            f"{', '.join(f'{label} {score:.2f}' for label, score in i.ranked[:3])}"
+            for i in engine.ranked_incidents
+        ]
+        label = f"{known.family} {known.name} {known.severity:g} (onset {known.onset})"
+        yield f"{label}: {', '.join(wrong)}; told {' | '.join(told) or 'nothing'}"
 
 
 def hurt(entry: Finished, finished: Sequence[Finished]) -> bool:
@@ -92,7 +118,7 @@ def hurt(entry: Finished, finished: Sequence[Finished]) -> bool:
     training = entry.cell.training
     for other in finished:
         like = other.cell.training
-        if other.cell.name == "small" and (like.family, like.seed) == (training.family, training.seed):
+        if other.cell.name == SMALL and (like.family, like.seed) == (training.family, training.seed):
             return bool(entry.result["ended"]) or not as_good(entry.result, other.result)
     return True
 

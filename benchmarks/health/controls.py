@@ -59,7 +59,7 @@ _OTHER: dict[Family, tuple[str, ...]] = {
 CONTROLS: tuple[Control, ...] = (
     Control("default"),
     Control("small", small=True),
-    Control("batch_of_one", overrides=("data.batch_size=1",)),
+    Control("batch_of_one", ("s4gan", "points", "detr"), overrides=("data.batch_size=1",)),
     Control("batch_of_four", overrides=("data.batch_size=4",)),
     Control("cyclic_rate", put=((Put("CyclicRate"), 150, 0.0),)),
     Control("constant_rate", own=_CONSTANT),
@@ -68,9 +68,15 @@ CONTROLS: tuple[Control, ...] = (
     Control("unfreezing", put=((Put("Unfreezing"), 1, 0.4),)),
     Control("weight_ramp", put=((Put("Ramp"), 150, 0.4),)),
     Control("sparse_targets", OBJECTS, put=((Put("EmptyTargets"), 0.4, 0.0),)),
-    Control("high_loss", put=((Put("Shift"), 100, 0.0),)),
+    # SGD, unlike Adam, knows how large a loss is
+    Control(
+        "high_loss",
+        overrides=("callbacks.grad_clip.max_norm=null",),
+        own={"s4gan": ("model.rates.lr_generator=1e-4",)},
+        put=((Put("Shift"), 100, 0.0),),
+    ),
     Control("resume", resumes=True),
     Control("other_form", own=_OTHER),
-    Control("gan_of_the_guide", GAN, ("model/recipe=guide", "model.recipe.st_start=100")),
+    Control("gan_of_the_guide", GAN, ("model/recipe=guide", "model.recipe.pixel_threshold=null")),
     Control("gan_without_norms", GAN, ("model.recipe.spectral_norm=false",)),
 )

@@ -11,9 +11,12 @@ import numpy as np
 
 from benchmarks.health.catalogue import FAULTS, Family, Fault
 from benchmarks.health.miniature import MINIATURES, PREFIX
+from benchmarks.health.score import BUDGET
 
 NOTHING = 1e-30
 """A rate that changes no weight, where 0 is refused."""
+SLOW_STATIC, SLOW_MOVING = BUDGET + 20, PREFIX[1] + BUDGET
+"""Steps of runs whose faults show slowly, in all families: as many as the monitor has to find them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _without_warmup(family: Family, factor: float) -> Injection:
 
 def _few_images(family: Family, count: float) -> Injection:
     key = "data.labelled" if family == "s4gan" else "data.limit_train"
-    return Injection((f"{key}={count:g}",))
+    return Injection((f"{key}={count:g}",), steps=SLOW_STATIC)
 
 
 def _discriminator_rate(_: Family, factor: float) -> Injection:
@@ -104,8 +107,8 @@ def _static(kind: str, **given: Any) -> Injection:
     return Injection(put=(Put(kind, given),))
 
 
-def _moving(kind: str) -> Injection:
-    return Injection(put=(Put(kind),), moving=True)
+def _moving(kind: str, steps: int | None = None) -> Injection:
+    return Injection(put=(Put(kind),), moving=True, steps=steps)
 
 
 _BY_NAME: dict[str, Injection | Callable[[Family, float], Injection]] = {
@@ -143,9 +146,9 @@ _BY_NAME: dict[str, Injection | Callable[[Family, float], Injection]] = {
     "poisoned_checkpoint": Injection(put=(Put("PoisonedCheckpoint"),), moving=True, resumes=True),
     "transient_spike": _moving("Spike"),
     "level_shift": _moving("Shift"),
-    "slow_divergence": _moving("Growth"),
+    "slow_divergence": _moving("Growth", SLOW_MOVING),
     "overfit": _few_images,
-    "plateau": _moving("Slowed"),
+    "plateau": _moving("Slowed", SLOW_MOVING),
     "threshold_0999": lambda _, threshold: Injection(
         (f"model.recipe.pixel_threshold={threshold:g}", "model.recipe.class_wise=false")
     ),

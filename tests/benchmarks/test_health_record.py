@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.health import miniature
-from benchmarks.health.collect import Finished, collect
+from benchmarks.health.collect import Finished, collect, stories
 from benchmarks.health.injection import Put
 from benchmarks.health.plan import Cell
 from benchmarks.health.record import Training, record
@@ -31,11 +31,14 @@ def test_what_the_monitor_heard_is_on_the_tape(tmp_path: Path) -> None:
     assert result["evaluations"] == [6, 12] and result["monitor"] == "val/f1_9_6"
     assert made.tape.series("loss")[0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 11, 12]
     made.tape.save(tmp_path / "a.npz")
-    cell = Cell(nan(8), "nan_step", "numerics", 2, ("overflow",))
+    cell = Cell(nan(8), "nan_step", "numerics", 2, ("overflow", "bad_sample", "bad_batch"))
     figures = collect([Finished(cell, result, lambda: Tape.load(tmp_path / "a.npz"))])
     assert figures["detection"] == 1 and figures["latency"]["nonfinite"]["median"] == 0
     assert figures["monitors"]["megatron"]["detection"] == 1
     assert figures["monitors"]["null"]["detection"] == 0
+    wrong = Cell(nan(8), "nan_step", "numerics", 2, ("leak",))
+    finished = [Finished(c, result, lambda: made.tape) for c in (cell, wrong)]
+    assert [line.split(":")[1].split(";")[0] for line in stories(finished)] == [" wants leak"]
 
 
 def test_a_run_is_stopped_and_resumed() -> None:
@@ -56,3 +59,9 @@ def test_generated_cells_are_of_the_miniatures_size(tmp_path: Path) -> None:
     folder = Path(miniature.cells_folder(0, 4))
     assert folder == cached_cells(seed=0, counts=(4, 16, 2), size=miniature.SIZE)
     assert len(list((folder / "images").iterdir())) == 22
+
+
+def test_a_run_goes_back_by_itself() -> None:
+    made = record(Training("points", 0, 16, 8, 8, put=((Put("NanLoss"), 3, 8),), recovers=True))
+    assert made.returns >= 1 and made.ended == ""
+    assert not len(made.tape)  # its rules act: it is no recording

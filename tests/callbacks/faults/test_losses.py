@@ -135,3 +135,9 @@ def test_the_generator_of_a_gan_is_spoilt_and_its_discriminator_is_not() -> None
     assert torch.isclose(shifted.discriminator, clean.discriminator)
     flipped = made(FlippedSign(1.0))
     assert torch.isclose(flipped.generator, clean.generator - 2 * clean.parts["loss_ce"])
+    task: Any = s4gan_small.make_task("guide")
+    labelled = s4gan_small.make_batch(0, 1)
+    plain = float(task.step(labelled, "train").loss)
+    Undivided(by="images").setup(None, task, "fit")  # type: ignore[arg-type]
+    assert float(task.step(labelled, "train").loss) == pytest.approx(plain * 2 * 32 * 32)
+    assert float(task.step(labelled, "val").loss) == pytest.approx(plain)

@@ -12,8 +12,6 @@ import torch
 from maskwell.callbacks.faults import (
     BadPixels,
     EmptyTargets,
-    InOrder,
-    Leak,
     NoisyLabels,
     NoObjects,
     PixelBoxes,
@@ -23,7 +21,7 @@ from maskwell.callbacks.faults import (
     Stretched,
     SwappedBoxes,
 )
-from maskwell.callbacks.faults.samples import SampleFault, Sorted
+from maskwell.callbacks.faults.samples import SampleFault
 from maskwell.data.sample import IGNORE, InputSpec, Prompt, Sample
 from points_small import make_sample
 from s4gan_small import make_sample as make_map
@@ -140,41 +138,6 @@ def test_one_image_at_least_holds_a_nan() -> None:
     data = put(BadPixels(1e-9, seed=3), images)
     assert sum(bool(data.dataset("train")[i].image.isnan().any()) for i in range(8)) == 1
     assert not any(bool(s.image.isnan().any()) for s in images)
-
-
-def test_a_pass_is_sorted_by_content() -> None:
-    batches = [[(0, 3), (0, 1)], [(0, 0), (0, 2)], [(1, 2), (1, 0)], [(1, 1), (1, 3)]]
-    content = [5.0, 1.0, 7.0, 3.0]
-    assert list(Sorted(batches, content, 1.0)) == [
-        [(0, 1), (0, 3)],
-        [(0, 0), (0, 2)],
-        [(1, 1), (1, 3)],
-        [(1, 0), (1, 2)],
-    ]
-    assert list(Sorted(batches, content, 0.5))[1] == batches[1]
-    assert InOrder(0.5).severity == 0.5
-
-
-def test_validation_reads_training_images() -> None:
-    class Source:
-        def size(self, split: str) -> int:
-            return 4
-
-        def read(self, split: str, index: int, epoch: int) -> tuple[str, int]:
-            return split, index
-
-        objects = image_size = read
-
-        def files(self, split: str) -> list[str]:
-            return [f"{split}{i}" for i in range(4)]
-
-    source: Any = Source()
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(source=source))
-    Leak(0.5).setup(trainer, None, "fit")  # type: ignore[arg-type]
-    assert [source.read("val", i, 0)[0] for i in range(4)] == ["train", "train", "val", "val"]
-    assert (
-        source.files("val") == ["train0", "train1", "val2", "val3"] and source.read("test", 0, 0)[0] == "test"
-    )
 
 
 @pytest.mark.parametrize("kind", [EmptyTargets, NoisyLabels, SwappedBoxes])

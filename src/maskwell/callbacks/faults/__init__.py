@@ -39,8 +39,6 @@ from maskwell.callbacks.faults.optimisation import (
 from maskwell.callbacks.faults.samples import (
     BadPixels,
     EmptyTargets,
-    InOrder,
-    Leak,
     NoisyLabels,
     NoObjects,
     PixelBoxes,
@@ -50,6 +48,7 @@ from maskwell.callbacks.faults.samples import (
     Stretched,
     SwappedBoxes,
 )
+from maskwell.callbacks.faults.sets import InOrder, Leak
 from maskwell.callbacks.faults.system import Derailed, Desync, MemoryLeak, OutOfMemory, Stall
 
 __all__ = [

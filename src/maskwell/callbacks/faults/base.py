@@ -46,12 +46,16 @@ class Fault(Callback):
         """What it does before a step; a fault that was set up once only notes that it acts."""
         self.begun()
 
+    @property
+    def due(self) -> bool:
+        """Whether the step that is being made belongs to it."""
+        return self.now > self.start
+
     def begun(self) -> bool:
-        """Whether the step that is being made belongs to it; notes the first one."""
-        if self.now <= self.start:
-            return False
-        self.act()
-        return True
+        """As :attr:`due`; notes the first such step."""
+        if self.due:
+            self.act()
+        return self.due
 
     def within(self) -> bool:
         """As :meth:`begun`, for a fault that lasts ``severity`` steps."""

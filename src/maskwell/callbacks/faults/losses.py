@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,42 +18,43 @@ Parts = Mapping[str, Tensor]
 class LossFault(Fault):
     """Changes loss and parts of each training step, wherever the family makes them.
 
-    Tasks that Lightning optimises make them in ``step``; those that optimise by hand in an ``objective``.
-    The monitor's probes, which ask the same functions, see the change as well.
+    Tasks make them in ``step``, those that optimise by hand in an ``objective`` too. The monitor's probes,
+    which ask the same functions, see the change as well.
     """
 
     trainer: Trainer
     batch: Any
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stand between the task's loss function and its callers."""
+        """Stand between the task's loss functions and their callers."""
         self.trainer = trainer
         task: Any = pl_module
-        if pl_module.automatic_optimization:
-            inner = task.step
+        replace_method(task, "step", self._step(task.step))
+        if not pl_module.automatic_optimization:
+            replace_method(task, "objective", self._objective(task.objective))
 
-            def step(batch: Any, stage: str) -> Any:
-                if stage != "train":
-                    return inner(batch, stage)
-                self.batch = batch
-                with torch.enable_grad():  # the weight of a part is its derivative
-                    output = inner(batch, stage)
-                loss, parts = self._spoilt(output.loss, output.parts, output.facts)
-                return replace(output, loss=loss, parts=parts)
+    def _step(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def step(batch: Any, stage: str) -> Any:
+            if stage != "train":
+                return inner(batch, stage)
+            self.batch = batch
+            with torch.enable_grad():  # the weight of a part is its derivative
+                output = inner(batch, stage)
+            loss, parts = self._spoilt(output.loss, output.parts, output.facts)
+            return replace(output, loss=loss, parts=parts)
 
-            replace_method(task, "step", step)
-            return
-        objective = task.objective
+        return step
 
-        def losses(networks: Any, labelled: Any, *more: Any) -> Any:
+    def _objective(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def objective(networks: Any, labelled: Any, *more: Any) -> Any:
             self.batch = labelled
             with torch.enable_grad():
-                made = objective(networks, labelled, *more)
+                made = inner(networks, labelled, *more)
             loss, parts = self._spoilt(made.generator, made.parts, {})
             return replace(made, generator=loss, parts=parts)
 
-        losses.recipe = objective.recipe  # type: ignore[attr-defined]
-        replace_method(task, "objective", losses)
+        objective.recipe = inner.recipe  # type: ignore[attr-defined]
+        return objective
 
     def _spoilt(self, loss: Tensor, parts: Parts, facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
         if not self.acts():

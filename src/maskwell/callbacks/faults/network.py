@@ -24,13 +24,17 @@ class Overflow(Fault):
         self.layer = matrices[len(matrices) // 2].rpartition(".")[0]
 
         def overflow(_: nn.Module, __: Any, output: Any) -> Any:
-            if not pl_module.training or not isinstance(output, Tensor):
+            if not (pl_module.training and self.due and isinstance(output, Tensor)):
                 return output
-            if not self.begun():
-                return output
-            return torch.where((output * self.severity).abs() > HALF_MAX, torch.inf * output, output)
+            too_large = (output * self.severity).abs() > HALF_MAX
+            if bool(too_large.any()):
+                self.act()
+            return torch.where(too_large, torch.inf * output, output)
 
         pl_module.get_submodule(self.layer).register_forward_hook(overflow)
+
+    def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """Nothing: whether a number is too large is known when it is there."""
 
 
 class DoubleSoftmax(Fault):
@@ -38,7 +42,7 @@ class DoubleSoftmax(Fault):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         def softmaxed(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            for _ in range(int(self.severity)):
+            for _time in range(int(self.severity)):
                 output = output.softmax(1)
             return output
 

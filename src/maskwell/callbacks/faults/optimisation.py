@@ -14,7 +14,7 @@ from maskwell.callbacks.faults.base import Fault, replace_method, trained
 from maskwell.callbacks.grad_clip import GradClip
 
 HEAD = 0.3
-"""Share of the trained tensors, from the end, that counts as the head."""
+"""Share of the tensors of the first optimiser, from the end, that counts as the head."""
 
 
 class WrongScheduleUnit(Fault):
@@ -22,7 +22,8 @@ class WrongScheduleUnit(Fault):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
-            replace_method(config.scheduler, "step", self._paced(config.scheduler.step))
+            schedule: Any = config.scheduler
+            replace_method(schedule, "step", self._paced(schedule.step))
 
     def _paced(self, step: Callable[[], None]) -> Callable[..., None]:
         owed = 0.0
@@ -76,7 +77,9 @@ class FrozenHead(Fault):
     """A ``severity`` share of the head stays frozen although the optimiser holds it."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        head = last_tensors(pl_module, HEAD)
+        held = set(parameters(trainer.optimizers[0]))
+        every = [p for _, p in trained(pl_module) if p in held]
+        head = every[-max(1, round(HEAD * len(every))) :]
         for parameter in head[: max(1, round(self.severity * len(head)))]:
             parameter.requires_grad_(False)
 
@@ -201,9 +204,3 @@ class Unfreezing(Fault):
 def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     """All that an optimiser trains."""
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def last_tensors(module: nn.Module, share: float) -> list[nn.Parameter]:
-    """The last trained tensors of a module."""
-    every = trained(module)
-    return [p for _, p in every[-max(1, round(share * len(every))) :]]

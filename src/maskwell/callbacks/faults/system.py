@@ -68,7 +68,7 @@ class Derailed(Fault):
             with torch.no_grad():
                 for _, parameter in trained(module):
                     factors = torch.randn(parameter.shape, generator=noise).to(parameter)
-                    parameter *= 1 + self.severity * factors
+                    parameter.mul_(1 + self.severity * factors)
 
     def hits(self, trainer: Trainer) -> bool:
         """Whether this process's weights are displaced."""
