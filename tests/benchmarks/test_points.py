@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +141,27 @@ def test_controls_are_scored_in_the_frame_of_the_truth() -> None:
     assert exact["f1_9_6"] == 1 and exact["mean_distance"] == pytest.approx(0, abs=1e-4)
     shifted = point_controls.score([window], lambda image: torch.tensor([[13.0, 20.0], [75.0, 25.0]]))
     assert shifted["mean_distance"] == pytest.approx(3 * 3.84 / 2)  # 3 px of 100, of two matches
+
+
+def test_data_are_prepared_once_however_many_start_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make(name: str, target: Path) -> None:
+        made.append(name)
+        time.sleep(0.05)
+        target.mkdir()  # fails where it is there already
+        (target / "test.json").touch()
+
+    monkeypatch.setattr(points, "DATA", tmp_path / "data")
+    monkeypatch.setattr(harness, "real_data", lambda name: tmp_path / name)
+    monkeypatch.setattr(points, "square_images", lambda _, target: make("nuclei", target))
+    monkeypatch.setattr(points, "convert", lambda _kind, _source, target, link: make("blood", target))
+    with ThreadPoolExecutor(3) as threads:
+        for started in [threads.submit(points.prepare) for _ in range(3)]:
+            started.result()
+    assert made == ["nuclei", "blood"]
 
 
 def test_points_that_look_at_nothing() -> None:
