@@ -104,7 +104,7 @@ class Cases(Callback):
         module.eval()
         with trainer.precision_plugin.val_step_context(), torch.no_grad():
             batch = trainer.strategy.batch_to_device(batch)
-            [prediction] = module.predict_batch(batch)  # type: ignore[operator]
+            [prediction] = module.predict_batch(batch)
         module.train(was_training)
         return _panel(module, batch, prediction, f"{kind}, {found.name}", found)
 
