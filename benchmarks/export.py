@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness
-from maskwell import app, build, compose, restore
+from maskwell import app, build, checkpoint, compose, restore
 from maskwell.data.convert import convert
 from maskwell.data.sample import Prediction, Prompt
 from maskwell.export.__main__ import COMPARED, export
@@ -63,13 +63,19 @@ def trained(family: str, folder: Path) -> Path:
 
 
 def merged_difference(run: Path, merged: Path) -> float:
-    """Largest difference of scores (and of boxes, in parts of the image's side) after merging the adapter."""
-    restored = restore.restore(restore.find(str(run), Path(), ""))
-    data = build.datamodule(restored.cfg, restored.task)
+    """Largest difference of scores (and of boxes, in parts of the image's side) after merging the adapter.
+
+    The model of the checkpoint keeps its adapter beside the weights here, as in training.
+    """
+    path = restore.find(str(run), Path(), "")
+    cfg = restore.restore(path).cfg
+    task = build.task(cfg)
+    restore.load_weights(task, checkpoint.read(path), path)
+    data = build.datamodule(cfg, task)
     records = [data.source.read("val", index, 0, None) for index in range(COMPARED)]
     prompt = (Prompt("cell nucleus", (), 0),)
     requests = [Request(record.image[:128, :128], prompt) for record in records]
-    sides = (predict(task, requests) for task in (restored.task, SamLora(str(merged))))
+    sides = (predict(model, requests) for model in (task, SamLora(str(merged))))
     return max(_apart(*pair) for pair in zip(*sides, strict=True))
 
 

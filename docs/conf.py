@@ -20,9 +20,6 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-suppress_warnings = [
-    "myst.xref_missing",  # pages of the families link to files of the repository
-    "toc.empty_glob",
-]
+suppress_warnings = ["myst.xref_missing"]  # pages of the families link to files of the repository
 
 configuration_reference.write(HERE.parent / "conf", HERE / "_generated" / "configuration.md")

@@ -62,10 +62,12 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             tab.on("request", lambda request: asked.append(request.url))
             tab.goto(address, timeout=120_000)
             tab.locator("input[type=file]").first.set_input_files(str(tmp_path / "spots.png"))
+            tab.locator("img").first.wait_for(timeout=60_000)
             tab.get_by_role("button", name="Find").click()
-            tab.get_by_text("annotations.json").wait_for(timeout=120_000)
+            file = tab.locator("a[download*='annotations']")
+            file.wait_for(timeout=60_000)
             with tab.expect_download(timeout=60_000) as download:
-                tab.locator("a[download]").last.click()
+                file.click()
             assert len(json.loads(Path(download.value.path()).read_text())["annotations"]) == 9
             tab.screenshot(path=str(tmp_path / "demo.png"))
             browser.close()

@@ -168,6 +168,10 @@ def test_a_checkpoint_on_its_own_data(run: Path, capsys: pytest.CaptureFixture[s
     assert {entry["image_id"] for entry in results} <= {3, 4}
     assert {entry["category_id"] for entry in results} <= {1, 2, 3}
     assert all(isinstance(entry["segmentation"]["counts"], str) for entry in results)
+    images = (folder / "images.csv").read_text().splitlines()
+    assert images[0].startswith("image,error,measure") and len(images) == 3
+    curve = (folder / "curves.csv").read_text().splitlines()
+    assert curve[0] == "category,threshold,precision,recall,f1" and (folder / "curves.png").is_file()
     printed = capsys.readouterr().out
     assert "test split, 2 images" in printed and "map_50" in printed and "metrics.json" in printed
 

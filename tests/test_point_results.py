@@ -200,6 +200,9 @@ def test_evaluate(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(found.anns) == sum(COUNTS)
     assert len(_rows(Path("out/points.csv"))) == sum(COUNTS) and len(_rows(Path("out/counts.csv"))) == 3
     assert "f1_9_6" in capsys.readouterr().out
+    images = _rows(Path("out/images.csv"))
+    assert {(row["measure"], row["error"], row["count_error"]) for row in images} == {("f1", "0", "0")}
+    assert _rows(Path("out/curves.csv"))[0]["f1"] == "1" and Path("out/curves.png").is_file()
 
 
 def test_tiles_are_refused_in_evaluation_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,10 @@ def test_evaluate(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert json.loads(Path("out/confusion.json").read_text())["classes"] == list(NAMES)
     said = capsys.readouterr().out
     assert "miou" in said and "iou/weed" in said and "confusion.png" in said
+    images = Path("out/images.csv").read_text().splitlines()
+    assert len(images) == 4 and all(",0,miou," in line for line in images[1:])
+    curve = Path("out/curves.csv").read_text().splitlines()
+    assert curve[0] == "category,threshold,accuracy,share" and curve[1].endswith(",1,1")
 
 
 def test_data_without_class_maps_is_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,12 +63,17 @@ def train(cfg: DictConfig, origin: runs.Origin | None = None) -> float | None:
     with leaving_on_request():
         run = session.start(cfg, origin or runs.Origin())
         try:
-            return _train(run)
-        except UserError:
+            score = _train(run)
+        except UserError:  # nothing was changed
             session.discard(run)
             raise
-        finally:
+        except BaseException:
             run_report.write(run)
+            raise
+        else:
+            run_report.write(run)
+            return score
+        finally:
             session.finish()
 
 

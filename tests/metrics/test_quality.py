@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -84,7 +86,7 @@ def test_detection_curve_by_hand() -> None:
     at = rows["all", 0.5]
     assert (at["precision"], at["recall"], at["f1"]) == (0.5, 0.5, 0.5)
     assert rows["all", 0.3]["recall"] == 1.0 and rows["red", 0.3]["precision"] == 0.5
-    assert rows["blue", 0.5]["recall"] == 0.0 and rows["blue", 0.5]["precision"] == 1.0
+    assert rows["blue", 0.5]["recall"] == 0.0 and math.isnan(rows["blue", 0.5]["precision"])
 
 
 def test_point_curve_drops_unsure_marks() -> None:

@@ -54,12 +54,18 @@ class Cases(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._wanted(trainer, pl_module) and isinstance(batch, Batch) and hasattr(outputs, "preds"):
-            for row, (sample, prediction) in enumerate(zip(batch.samples, outputs.preds(), strict=True)):
-                if sample.truth is not None:
-                    parts = asked(prediction, sample.truth, sample.prompts)
-                    found = mean_quality([quality(*part, _threshold(pl_module)) for part in parts])
-                    self._scores[batch_idx, row] = (sample.file_name, found)
+        if (
+            not self._wanted(trainer, pl_module)
+            or not isinstance(batch, Batch)
+            or not hasattr(outputs, "preds")
+        ):
+            return
+        predictions: list[Prediction] = outputs.preds()  # none of a task that does not predict
+        for row, (sample, prediction) in enumerate(zip(batch.samples, predictions, strict=False)):
+            if sample.truth is not None:
+                parts = asked(prediction, sample.truth, sample.prompts)
+                found = mean_quality([quality(*part, _threshold(pl_module)) for part in parts])
+                self._scores[batch_idx, row] = (sample.file_name, found)
 
     def on_validation_batch_end(
         self,
@@ -104,7 +110,7 @@ class Cases(Callback):
         module.eval()
         with trainer.precision_plugin.val_step_context(), torch.no_grad():
             batch = trainer.strategy.batch_to_device(batch)
-            [prediction] = module.predict_batch(batch)  # type: ignore[operator]
+            [prediction] = module.predict_batch(batch)
         module.train(was_training)
         return _panel(module, batch, prediction, f"{kind}, {found.name}", found)
 

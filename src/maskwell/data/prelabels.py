@@ -66,7 +66,7 @@ def correctable(content: dict[str, Any], min_score: float = 0.0) -> dict[str, An
         raise UserError(
             "The predictions have no images and categories beside them; use predictions.json of predict.py."
         )
-    kept = []
+    kept: list[dict[str, Any]] = []
     for annotation in content["annotations"]:
         if annotation.get("score", 1.0) < min_score:
             continue

@@ -146,7 +146,7 @@ def _of_points(net: PointNet, image: Tensor, pixel_mask: Tensor) -> list[Graph]:
     made = torch.rand(1, MARKS, 2, generator=torch.Generator().manual_seed(0))
     state = {**cells, "marks": made, "count": torch.tensor([3])}
     size = (image.shape[-2] // STRIDE, image.shape[-1] // STRIDE)
-    outputs = ("logits", "none", "places")
+    outputs: tuple[str, ...] = ("logits", "none", "places")
     if not isinstance(net.head, PointerHead):
         outputs = ("point", "done_logit") if isinstance(net.head, XYHead) else ("logits", "places")
     return [encoder, Graph("decoder", _Decoder(net, size, tuple(cells)), state, outputs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,10 @@ Row = dict[str, str | float]
 
 
 class DetectionCurve:
-    """Precision, recall and F1 of detections at IoU 0.5, by category and score threshold."""
+    """Precision, recall and F1 of detections at IoU 0.5, by category and score threshold.
+
+    Where nothing is said there is no precision: NaN.
+    """
 
     columns = ("category", "threshold", "precision", "recall", "f1")
 
@@ -57,7 +61,7 @@ def _trade(name: str, threshold: float, right: Sequence[bool], objects: int) -> 
     return {
         "category": name,
         "threshold": threshold,
-        "precision": hits / len(right) if right else 1.0,
+        "precision": hits / len(right) if right else math.nan,
         "recall": hits / objects,
         "f1": 2 * hits / (len(right) + objects),
     }
@@ -88,7 +92,7 @@ class PointCurve:
         for threshold, scores in self._scores.items():
             figures = {name: float(value) for name, value in scores.compute().items()}
             if "recall_9_6" in figures:
-                precision = figures.get("precision_9_6", 1.0)
+                precision = figures.get("precision_9_6", math.nan)
                 recall, f1 = figures["recall_9_6"], figures["f1_9_6"]
                 rows.append(dict(zip(self.columns, (ALL, threshold, precision, recall, f1), strict=True)))
         return rows
