@@ -1,6 +1,6 @@
 """What the framework costs: a whole training step against a bare PyTorch loop on the same network and batch.
 
-The two alternate inside one run: before each of Lightning's steps a copy of the network takes the same step
+The two alternate inside one run: before each of Lightning's steps a twin of the network takes the same step
 in a bare loop (loss, backward, clipping, optimiser). Both are timed on the wall; what is left of Lightning's
 time are its loop, callbacks, health, logging and the schedule. Batches lie in memory; they grow until a bare
 step takes 50 ms. Then 2,000 steps of one family, for the growth of memory.
@@ -11,7 +11,6 @@ step takes 50 ms. Then 2,000 steps of one family, for the growth of memory.
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import statistics
 import tempfile
@@ -40,23 +39,19 @@ GROWTH_STEPS, SETTLED = 2000, 400
 class Alternating(Callback):
     """Takes a bare step before each of Lightning's; the first callback, so that all others are timed."""
 
-    def __init__(self) -> None:
+    def __init__(self, twin: Bare) -> None:
         self.bare: list[float] = []
         self.whole: list[float] = []
-        self._copy: Bare | None = None
+        self._twin = twin
         self._since: float | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._copy = Bare(pl_module)
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, _: int) -> None:
-        assert self._copy is not None
         now = time.perf_counter()
         if self._since is not None:
             self.whole.append(now - self._since)
         state = torch.get_rng_state()
         started = time.perf_counter()
-        self._copy.step(batch)
+        self._twin.step(batch)
         self.bare.append(time.perf_counter() - started)
         torch.set_rng_state(state)
         self._since = time.perf_counter()
@@ -69,15 +64,11 @@ class Alternating(Callback):
 
 
 class Bare:
-    """A training without a framework, on a copy of a task's network."""
+    """A training without a framework, of a task that is built for it alone."""
 
-    def __init__(self, task: LightningModule) -> None:
-        trainer, task._trainer = task._trainer, None
-        self.task: Any = copy.deepcopy(task)
-        task._trainer = trainer
-        self.task._trainer = None
-        copied = self.task
-        parts = (copied.generator, copied.discriminator) if task.family == "s4gan" else (copied,)
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        parts = (task.generator, task.discriminator) if task.family == "s4gan" else (task,)
         self.parameters = [[p for p in part.parameters() if p.requires_grad] for part in parts]
         self.optimisers = [torch.optim.AdamW(found, lr=1e-5) for found in self.parameters]
 
@@ -176,7 +167,8 @@ def ratio(family: str, work: Path, steps: int) -> dict[str, float]:
     size = batch_size(family, work)
     folder = work / f"{family}_run"
     cfg, task, batches = prepared(family, work, size, steps + WARM_UP + 1, folder)
-    alternating = Alternating()
+    _, twin, _ = prepared(family, work, size, steps, folder)
+    alternating = Alternating(Bare(twin))
     fit = trainer(cfg, task, folder, alternating)
     gc.collect()
     fit.fit(task, datamodule=InMemory(batches, steps + WARM_UP + 1))
