@@ -228,6 +228,9 @@ class NotLearning(Rule):
     depth: ClassVar[int] = 2
     every: ClassVar[int] = 32
     reads: ClassVar[tuple[str, ...]] = (LOSS,)
+    # behind a declared change, the first steps are nothing to compare with
+    explained_by: ClassVar[tuple[str, ...]] = CHANGES
+    settle: ClassVar[int] = 10**9
     supports: ClassVar[dict[str, float]] = {
         "lr_low": 0.5,
         "not_optimised": 0.4,
