@@ -112,7 +112,7 @@ def page(model: api.Model, title: str) -> Any:
                 threshold = gradio.Slider(0, 1, value=chosen, step=0.01, label="lowest score", visible=finds)
                 button = gradio.Button("Find", variant="primary")
             with gradio.Column():
-                overlay = gradio.Image(label="found", format="png")
+                overlay = gradio.Image(label="found", format="png", buttons=["download", "fullscreen"])
                 counts = gradio.Dataframe(headers=["what", "how much"], label="counts", interactive=False)
                 file = gradio.File(label="COCO JSON")
         inputs, outputs = [image, prompt, threshold], [overlay, counts, file]
