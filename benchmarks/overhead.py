@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import statistics
 import tempfile
 import time
@@ -222,6 +223,7 @@ def main() -> None:
     args: argparse.Namespace = parser.parse_args()
     started = time.monotonic()
     harness.use_cores(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     chosen = [args.family] if args.family else ["points"] if args.quick else list(families.FAMILIES)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -282,6 +282,7 @@ LINES = (
     Line("Kept scenes, mAP at .50 lost", "base", "retention.map_50_drop", "{:.3f}", "≤ 0.05"),
     Line("Kept scenes, IL_MCC lost", "base", "retention.il_mcc_drop", "{:.3f}", "≤ 0.05"),
     Line("`train.py --help`", "start", "help_s", "{:.1f} s", "≤ 2 s"),
+    Line("`train.py`, to the first step", "start", "first_step_s", "{:.1f} s", "≤ 12 s"),
     Line("Sample data, 280 images", "start", "cells_s", "{:.1f} s", "≤ 20 s"),
     Line("COCO mAP, speed against pycocotools", "coco_map", "speedup", "{:.0f}×", "≥ 10×"),
     Line("COCO mAP, largest difference from pycocotools", "coco_map", "max_abs_diff", "{:.0e}", "< 1e-6"),
@@ -363,6 +364,19 @@ LINES = (
     Line("Monitor: runs that recover by themselves", "health", "recovery", "{:.1%}", "≥ 80 %"),
     Line("Monitor: cost at steps of 50 ms", "health", "overhead.50_ms.share", "{:.1%}", "≤ 1 %"),
     Line("Monitor: cost at steps of 10 ms", "health", "overhead.10_ms.share", "{:.1%}", "≤ 3 %"),
+    Line("Runs killed at random moments", "resume", "kills", "{:.0f}", "≥ 120"),
+    Line("Resumed runs that differ", "resume", "mismatches", "{:.0f}", "0"),
+    Line("Hostile inputs", "fuzz", "inputs", "{:,.0f}", "≥ 20,000"),
+    Line("Tracebacks", "fuzz", "tracebacks", "{:.0f}", "0"),
+    Line("Two processes against one, gradients of SAM-LoRA", "ddp", "sam_lora.max_abs_diff", "{:.0e}", ""),
+    Line("Two processes against one, gradients of S4GAN", "ddp", "s4gan.max_abs_diff", "{:.0e}", ""),
+    Line("Two processes against one, gradients of points", "ddp", "points.max_abs_diff", "{:.0e}", ""),
+    Line("Two processes against one, gradients of DETR", "ddp", "detr.max_abs_diff", "{:.0e}", ""),
+    Line("Step against a bare loop, SAM-LoRA", "overhead", "sam_lora.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("Step against a bare loop, S4GAN", "overhead", "s4gan.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("Step against a bare loop, points", "overhead", "points.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("Step against a bare loop, DETR", "overhead", "detr.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("Memory that 2,000 steps add", "overhead", "memory_growth_mib", "{:.0f} MiB", ""),
 )
 
 
