@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from maskwell.health.signals import Role
 
@@ -14,6 +15,7 @@ PATTERNS: tuple[tuple[str, Role], ...] = (
 """Words of names, first match; everything else is supervised."""
 
 
+@cache
 def role_of(part: str) -> Role:
     """``loss_fm`` -> adversarial, ``loss_st`` -> consistency, ``kl`` -> regulariser, else supervised."""
     name = part.lower().rpartition("/")[2].removeprefix("loss_").removesuffix("_loss")

@@ -15,7 +15,7 @@ from maskwell.logs.rows import LOSS_NAMES, Kind, Notes, Row, kind_of
 
 EVERY = 8
 """Steps between checks ..."""
-LONG, EVERY_LONG = 200_000, 128
+LONG, EVERY_LONG = 50_000, 128
 """... and of logs beyond so many steps."""
 ABRUPT = 0.5
 """A rate that falls below this share in one step was lowered on purpose."""

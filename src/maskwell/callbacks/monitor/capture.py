@@ -80,7 +80,7 @@ def first_bad_module(
             if not found and _is_bad(gradient):
                 found.append((name, "backward"))
 
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
             if not found and _is_bad(output):
                 found.append((name, "forward"))
             # on the tensors: hooks of modules refuse what works in place

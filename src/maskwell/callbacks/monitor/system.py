@@ -41,7 +41,6 @@ class SystemWatch:
         self._size = 0
         self._usual = 0.0
         self._stacks: IO[str] | None = None
-        self._process = psutil.Process()
         self._armed = float("-inf")
 
     def batch_starts(self, batch: Any) -> None:
@@ -71,7 +70,7 @@ class SystemWatch:
             free, _ = torch.cuda.mem_get_info(device)
             used = torch.cuda.memory_allocated(device)
         else:
-            used, free = self._process.memory_info().rss, psutil.virtual_memory().available
+            used, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
         self.signals.record(SYSTEM + "allocated_mib", step, used / MIB, "norm")
         self.signals.record(SYSTEM + "free_mib", step, free / MIB, "norm")
 
@@ -80,7 +79,7 @@ class SystemWatch:
         peak = (
             torch.cuda.max_memory_allocated(device)
             if device.type == "cuda"
-            else self._process.memory_info().rss
+            else psutil.Process().memory_info().rss
         )
         before = self.signals.value(SYSTEM + "out_of_memory") or 0.0
         self.signals.record(SYSTEM + "out_of_memory", step, before + 1, "count")

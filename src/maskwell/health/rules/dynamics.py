@@ -41,6 +41,8 @@ class BatchOutlier(Rule):
         values = signals.window(stream, self.history)
         if len(values) < self.history // 2:
             return
+        if float(values[-self.newest :].max()) <= self.ratio * max(float(np.median(values)), 0.0):
+            return
         logs = statistics.log_values(values)
         middle, sigma = float(np.median(logs)), max(statistics.robust_sigma(logs), 0.05)
         limit = middle + max(self.z * sigma, math.log(self.ratio))
@@ -80,11 +82,10 @@ class LevelShift(Rule):
             values = signals.window(stream, self.baseline + self.back_within)
             if len(values) < self.baseline + self.recent or values.min() < 0:
                 continue
-            logs = statistics.log_values(values)
-            found = self._shift(signals, logs[-self.baseline - self.recent :])
-            lasting = found is None and self._lasting(logs)
-            if found is None and lasting:
-                found = self._shift(signals, logs[: self.baseline + self.recent])
+            found = self._shift(signals, values[-self.baseline - self.recent :])
+            lasting = found is None and self._lasting(values)
+            if lasting:
+                found = self._shift(signals, values[: self.baseline + self.recent])
             if found is None:
                 continue
             yield Symptom(
@@ -96,9 +97,11 @@ class LevelShift(Rule):
                 subject="" if name == LOSS else name,
             )
 
-    def _shift(self, signals: Signals, logs: statistics.Values) -> statistics.Shift | None:
-        """The change of level at the end of ``logs``, where it is one."""
-        shift = statistics.level_shift(logs, self.recent, self.baseline)
+    def _shift(self, signals: Signals, values: statistics.Values) -> statistics.Shift | None:
+        """The change of level at the end of ``values``, where it is one."""
+        if not self._above(values[-self.recent :], values[: -self.recent]):
+            return None
+        shift = statistics.level_shift(statistics.log_values(values), self.recent, self.baseline)
         if shift is None or shift.ratio <= self.ratio or shift.errors <= self.errors:
             return None
         # where batches are of two kinds (with objects, without), the median jumps from one to the other
@@ -107,13 +110,17 @@ class LevelShift(Rule):
         planned = _planned_rise(signals, self.recent, self.baseline)
         return shift if shift.ratio > self.ratio * planned else None
 
-    def _lasting(self, logs: statistics.Values) -> bool:
+    def _above(self, now: statistics.Values, before: statistics.Values) -> bool:
+        """By the medians alone: what the rest of the test need not be asked for."""
+        return float(np.median(now)) > self.ratio * float(np.median(before))
+
+    def _lasting(self, values: statistics.Values) -> bool:
         """Whether all of the last ``back_within`` steps lie above the level of those before them."""
-        if len(logs) < self.baseline + self.back_within:
+        before, after = values[: self.baseline], values[self.baseline :]
+        if len(after) < self.back_within or not self._above(after[-self.recent :], before):
             return False
-        before = float(np.median(logs[: self.baseline]))
-        blocks = statistics.block_medians(logs[self.baseline :], self.recent)
-        return bool((blocks > before + math.log(self.ratio)).all())
+        blocks = statistics.block_medians(after, self.recent)
+        return bool((blocks > self.ratio * float(np.median(before))).all())
 
 
 @dataclass(kw_only=True)
@@ -228,6 +235,9 @@ class NotLearning(Rule):
     depth: ClassVar[int] = 2
     every: ClassVar[int] = 32
     reads: ClassVar[tuple[str, ...]] = (LOSS,)
+    # behind a declared change, the first steps are nothing to compare with
+    explained_by: ClassVar[tuple[str, ...]] = CHANGES
+    settle: ClassVar[int] = 10**9
     supports: ClassVar[dict[str, float]] = {
         "lr_low": 0.5,
         "not_optimised": 0.4,
