@@ -98,7 +98,8 @@ def judge(case: Case, alarms: Sequence[Alarm]) -> Outcome:
         named = sum(bool(alarm.causes) for alarm in ordered)
         return Outcome(case, named=named, false_episodes=episodes([a.step for a in ordered]))
     assert case.onset is not None
-    begin = 0 if case.static else case.onset
+    # a step that fails is known by the last one that was finished
+    begin = 0 if case.static else case.onset - 1
     early = [alarm.step for alarm in ordered if alarm.step < begin]
     true = [alarm for alarm in ordered if begin <= alarm.step <= case.limit]
     spoken = [alarm for alarm in ordered if alarm.causes]

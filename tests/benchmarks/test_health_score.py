@@ -37,6 +37,11 @@ def test_alarms_before_the_onset_are_false_unless_the_fault_was_always_there() -
     assert moving.case.healthy_steps == 300 and static.case.healthy_steps == 0
 
 
+def test_a_step_that_never_ended_is_told_at_the_one_before() -> None:
+    outcome = judge(made(), [Alarm(300, ("lr_high",))])
+    assert outcome.found and outcome.latency == 0 and outcome.false_episodes == 0
+
+
 def test_the_budget_ends_after_500_steps_or_three_evaluations() -> None:
     late = [Alarm(900)]
     assert not judge(made(), late).found

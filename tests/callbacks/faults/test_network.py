@@ -34,6 +34,14 @@ def test_activations_overflow_in_training_only() -> None:
     assert bool(task.eval().step(batch, "val").loss.isfinite())
 
 
+def test_nothing_overflows_where_numbers_are_small() -> None:
+    fault = Overflow(1e-9)
+    task = put(fault, points_small.make_task())
+    task.step(points_small.make_batch(3, 2), "train").loss.backward()
+    assert fault.onset is None
+    assert all(bool(p.grad.isfinite().all()) for p in task.parameters() if p.grad is not None)
+
+
 def test_the_generator_gives_probabilities() -> None:
     images = s4gan_small.make_batch(0, 1).images
     logits = s4gan_small.make_task("guide").generator(images)

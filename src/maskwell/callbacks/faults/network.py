@@ -16,22 +16,24 @@ HALF_MAX = 65504.0
 
 
 class Overflow(Fault):
-    """Activations in the middle of the network, ``severity`` times too large, overflow in float16."""
+    """Activations of the later half of the network, ``severity`` times too large, overflow in float16."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hook the layer to which the middle one of the trained matrices belongs."""
+        """Hook the layers to which the later half of the trained matrices belongs."""
         matrices = [name for name, p in trained(pl_module) if p.ndim > 1]
-        self.layer = matrices[len(matrices) // 2].rpartition(".")[0]
+        layers = {name.rpartition(".")[0] for name in matrices[len(matrices) // 2 :]}
 
         def overflow(_: nn.Module, __: Any, output: Any) -> Any:
             if not (pl_module.training and self.due and isinstance(output, Tensor)):
                 return output
             too_large = (output * self.severity).abs() > HALF_MAX
-            if bool(too_large.any()):
-                self.act()
-            return torch.where(too_large, torch.inf * output, output)
+            if not bool(too_large.any()):
+                return output
+            self.act()
+            return torch.where(too_large, torch.inf * output.detach().sign(), output)
 
-        pl_module.get_submodule(self.layer).register_forward_hook(overflow)
+        for layer in sorted(layers):
+            pl_module.get_submodule(layer).register_forward_hook(overflow)
 
     def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Nothing: whether a number is too large is known when it is there."""
