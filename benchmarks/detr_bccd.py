@@ -35,8 +35,8 @@ NOTES = (
     "generated scenes of 256 px, 35 kinds of objects as classes; init_from: from there, class layers fresh. "
     "Duplicates suppressed at IoU 0.6. Checkpoint chosen by val/map; threshold chosen on val, f1 at it at "
     "IoU 0.5. minutes: of one thread (OMP_NUM_THREADS=1) and one loader process, validation and test "
-    "included. A YOLOv8n that started from COCO weights is reported at map_50 0.904 on this data. Not measured here: weights of RT-DETR v2 from "
-    "the Hub (model.base=PekingU/rtdetr_v2_r18vd)."
+    "included. A YOLOv8n that started from COCO weights is reported at map_50 0.904 on this data. Not "
+    "measured here: weights of RT-DETR v2 from the Hub (model.base=PekingU/rtdetr_v2_r18vd)."
 )
 
 
