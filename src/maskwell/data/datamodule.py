@@ -268,7 +268,7 @@ class DataModule(LightningDataModule):
             dataset,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=partial(collate_samples, **dataset.spec.padding),
+            collate_fn=partial(collate_samples, padding=dataset.spec.padding),
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_training,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
@@ -306,6 +306,6 @@ def _leave_signals_to_training(_: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_GRACE))
 
 
-def collate_samples(samples: list[Sample], **padding: int) -> Batch:
+def collate_samples(samples: list[Sample], padding: dict[str, int]) -> Batch:
     """Picklable form of :func:`~maskwell.data.sample.collate` for worker processes."""
     return collate(samples, **padding)
