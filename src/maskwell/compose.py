@@ -187,9 +187,13 @@ def _suggest(key: str, plain: DictConfig, siblings: set[str]) -> str:
         siblings = siblings | set(RECIPES)
     if hint := nearest(name, siblings):
         return hint.replace("'", f"'{parent}.", 1) if parent else hint
-    named = {path.rpartition(".")[2]: path for path in reversed(list(_paths(plain, "")))}
-    found = difflib.get_close_matches(name, named, n=1)  # at its right place it may be right
-    return f" Did you mean '{named[found[0]]}'?" if found else ""
+    known = list(_paths(plain, ""))
+    found = difflib.get_close_matches(name, {path.rpartition(".")[2] for path in known}, n=1)
+    if not found:
+        return ""
+    # at its right place it may be right: of several places, the one with the most similar path
+    places = [path for path in known if path.rpartition(".")[2] == found[0]]
+    return f" Did you mean '{max(places, key=lambda p: difflib.SequenceMatcher(None, key, p).ratio())}'?"
 
 
 def _paths(node: DictConfig, prefix: str) -> Iterator[str]:

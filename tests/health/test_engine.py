@@ -55,6 +55,16 @@ def test_a_worse_finding_is_news_and_a_lesser_one_is_not() -> None:
     assert engine.verdict == "broken"
 
 
+def test_a_finding_that_gets_worse_later_stays_in_its_incident() -> None:
+    rule = Switch(severity="warn")
+    engine = Engine({"a": rule}, window=50)
+    _at(engine, 1)
+    rule.severity = "error"
+    assert _at(engine, 300) == ["a"]
+    (incident,) = engine.incidents
+    assert incident.severity == "error" and incident.findings[0].step == 1
+
+
 def test_a_finding_that_returns_after_a_long_silence_is_news() -> None:
     rule = Switch(severity="warn")
     engine = Engine({"a": rule}, rearm=100)

@@ -159,6 +159,13 @@ class Engine:
     def _take(self, finding: Finding) -> Incident:
         """Into the incident that holds it or is still open, else into a new one."""
         for incident in reversed(self.incidents):
+            if finding.step - incident.last_step <= self.rearm and finding.key in {
+                f.key for f in incident.findings
+            }:
+                incident.add(finding)
+                incident.last_step = finding.step
+                return incident
+        for incident in reversed(self.incidents):
             # a finding that goes on and on does not hold its incident open for others
             if finding.step - max(f.step for f in incident.findings) <= self.window:
                 break

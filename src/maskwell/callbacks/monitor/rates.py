@@ -93,7 +93,6 @@ class Shadow:
         if not 0 <= steps <= CATCH_UP:
             return None
         for _ in range(steps):
-            self.mirrored.optimizer._opt_called = True  # no warning about the order of calls
             self.mirrored.step()
         return float(self.groups[0]["lr"])
 
@@ -104,7 +103,6 @@ class Shadow:
         found = []
         for _ in range(steps):
             found.append(float(dummy.param_groups[0]["lr"]))
-            dummy._opt_called = True
             mirrored.step()
         return found
 
@@ -143,6 +141,7 @@ def _mirror(scheduler: Any, dummy: Optimizer) -> Any:
     mirrored.optimizer = dummy
     # what __init__ and step() wrap belongs to the real optimiser
     mirrored.__dict__.pop("step", None)
+    mirrored._step_count = 2  # at the first step, torch would look for the wrapper of the real optimiser
     if hasattr(scheduler, "_schedulers"):
         mirrored._schedulers = [_mirror(inner, dummy) for inner in scheduler._schedulers]
     for key in ("base_lrs", "_last_lr", "_milestones"):
