@@ -80,6 +80,8 @@ def test_programs_compose(
 ) -> None:
     monkeypatch.setenv("MASKWELL_DATA", "/data")
     overrides = [word for word in words if not word.startswith("-") and "..." not in word]
+    if "-m" in words:  # the first run of a grid
+        overrides = [word.partition(",")[0] for word in overrides]
     if any(word.startswith("ckpt_path=") for word in overrides):  # the groups are those of the run
         overrides = [word for word in overrides if not word.startswith(("ckpt_path=", "model.", "data."))]
     compose.compose(verb, overrides)

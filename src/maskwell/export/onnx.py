@@ -219,9 +219,11 @@ def _all_true() -> Callable[..., Any]:
     """What transformers asks of its masks and the exporter does not translate itself."""
     from onnxscript import INT32, opset18
 
+    operators: Any = opset18  # its types are those of whole models, not of a function's arguments
+
     def translated(values: Any) -> Any:
-        least = opset18.ReduceMin(opset18.Cast(values, to=INT32.dtype), keepdims=False)
-        return opset18.Cast(least, to=9)  # BOOL
+        least = operators.ReduceMin(operators.Cast(values, to=INT32.dtype), keepdims=False)
+        return operators.Cast(least, to=9)  # BOOL
 
     return translated
 

@@ -160,4 +160,4 @@ class Incident:
     def from_json(cls, data: Mapping[str, Any]) -> Incident:
         """Inverse of :meth:`to_json`."""
         found = [Finding.from_json(f) for f in data["findings"]]
-        return cls(data["first_step"], data["last_step"], found, dict(data["denied"]))
+        return cls(data["first_step"], data["last_step"], found, dict(data.get("denied", {})))

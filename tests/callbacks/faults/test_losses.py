@@ -40,7 +40,7 @@ def losses(fault: LossFault | None, at: int = 1) -> tuple[Tensor, dict[str, Tens
 
 
 CLEAN, PARTS = losses(None)
-WEIGHTS = {"loss_point": 1.0, "loss_spatial": 500.0, "loss_done": 1.0}
+WEIGHTS = {"loss_point": 1.0, "loss_spatial": 500.0, "loss_done": 1.0, "loss_cell": 1.0}
 
 
 def test_weights_are_derivatives() -> None:
@@ -93,7 +93,7 @@ def test_single_terms_change_by_their_weight() -> None:
 
 def test_a_missing_term_trains_nothing() -> None:
     task: Any = points_small.make_task()
-    MissingTerms(3).setup(None, task, "fit")  # type: ignore[arg-type]
+    MissingTerms(len(WEIGHTS)).setup(None, task, "fit")  # type: ignore[arg-type]
     task.step(BATCH, "train").loss.backward()
     assert all(p.grad is None or not bool(p.grad.any()) for p in task.parameters())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -156,8 +156,7 @@ class Points(BaseTask):
     @property
     def evaluated(self) -> PointNet:
         """The network that is evaluated and predicts."""
-        network: PointNet = self.net if self.teacher is None else self.teacher.net
-        return network
+        return self.net if self.teacher is None else cast(PointNet, self.teacher.net)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the average."""
