@@ -24,6 +24,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,6 +64,17 @@ class Watch:
         self._own = tuple({os.path.realpath(place) for place in places if place} - {str(harness.ROOT)})
         sys.addaudithook(self._hook)
 
+    @contextmanager
+    def over(self, folder: Path) -> Iterator[None]:
+        """Look at what happens inside, and at the clock; a traceback is printed outside: it opens sources."""
+        self.escapes, self.executed, self.folder = [], [], folder
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            self.folder = None
+
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
@@ -82,10 +95,9 @@ def outcome(form: str, number: int, watch: Watch) -> tuple[str, str]:
     reader = FORMS[form]
     try:
         reader.write(rng, folder / "in", number % 2 == 0)
-        watch.escapes, watch.executed, watch.folder = [], [], folder
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            reader.read(folder / "in")
+            with watch.over(folder):
+                reader.read(folder / "in")
             found = "loaded", ""
         except UserError as error:
             found = (
@@ -99,9 +111,6 @@ def outcome(form: str, number: int, watch: Watch) -> tuple[str, str]:
             found = "memory", traceback.format_exc(limit=-3)
         except Exception:
             found = "tracebacks", traceback.format_exc(limit=-6)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            watch.folder = None
         if watch.executed:
             return "executed", "; ".join(watch.executed)
         return ("escapes", "; ".join(watch.escapes)) if watch.escapes else found
