@@ -145,13 +145,14 @@ def _difference(two: dict[str, torch.Tensor], one: dict[str, torch.Tensor]) -> f
 
 
 def _metrics(one: Path, two: Path) -> float:
-    """Largest difference of a validation metric; the logs must have the same rows."""
+    """Largest difference of a validation metric, relative above 1 (some are pixels); the same rows logged."""
     first, second = (list(csv.DictReader((f / "metrics.csv").open())) for f in (one, two))
     assert [row["step"] for row in first] == [row["step"] for row in second], "rows differ"
     names = [name for name in first[0] if name.startswith("val/") and "loss" not in name]
     assert names
     pairs = [(a[n], b[n]) for a, b in zip(first, second, strict=True) for n in names if a[n] and b[n]]
-    return max(abs(float(a) - float(b)) for a, b in pairs if a != b) if any(a != b for a, b in pairs) else 0.0
+    numbers = [(float(a), float(b)) for a, b in pairs if a != b]
+    return max((abs(a - b) / max(1.0, abs(b)) for a, b in numbers), default=0.0)
 
 
 def main() -> None:
