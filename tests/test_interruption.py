@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ from support import TINY, TinyConv, composed, train
 pytestmark = pytest.mark.usefixtures("small_family")
 
 EPOCHS = "trainer.max_epochs=2"
+
+
+@pytest.fixture(autouse=True)
+def hears_hangups() -> Iterator[None]:
+    """Under nohup the tests inherit that SIGHUP is ignored, which the program would respect."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class Signal(Callback):
