@@ -224,7 +224,7 @@ def _cut_log(run: session.Session) -> Callable[[Path], None]:
     """What follows a checkpoint in metrics.csv will be logged again."""
 
     def cut(path: Path) -> None:
-        if runs.joined() is None:
+        if runs.is_first():
             content = checkpoint.read(path)
             step = content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
             csv_logger.cut(run.folder / "metrics.csv", int(step))

@@ -23,6 +23,8 @@ TOOLS = {
     "prelabel": "maskwell.data.prelabels",
     "select": "maskwell.data.select",
     "demo": "maskwell.demo",
+    "sweep": "maskwell.sweep",
+    "slurm": "maskwell.slurm",
 }
 """Further verbs of the console command -> the module that ``python -m`` runs for them."""
 

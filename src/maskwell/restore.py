@@ -114,6 +114,11 @@ def best_device() -> torch.device:
 
 
 def stored_config(content: dict[str, Any], path: Path) -> DictConfig:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        UserError: it cannot be read, or names no model.
+    """
     cfg = runs.parse(content[checkpoint.HEADER]["config"], f"{path}: the configuration stored in it")
     model = cfg.get("model")
     if not isinstance(model, DictConfig) or "_target_" not in model:

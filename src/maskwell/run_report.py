@@ -9,7 +9,7 @@ from maskwell.session import Session
 
 def write(run: Session) -> None:
     """Write the page of a run that has logged something; a fault in it must not cost the run."""
-    if not run.cfg.report or runs.joined() is not None or not (run.folder / "metrics.csv").is_file():
+    if not run.cfg.report or not runs.is_first() or not (run.folder / "metrics.csv").is_file():
         return
     try:
         print(f"{'report:':<12}{page.write(run.folder)}")

@@ -95,7 +95,10 @@ def main(argv: Sequence[str] | None = None, program: Sequence[str] = PROGRAM) ->
         stopped.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    told = [
+        getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    ]  # not on Windows
+    before = {number: signal.signal(number, stop) for number in told}
     try:
         search = read(args.overrides, flags, program)
         show(study.run(search), search)

@@ -98,11 +98,6 @@ class Geometry:
         limit = points.new_tensor([self.window[2], self.window[3]])
         return torch.minimum((points * points.new_tensor(self._to_window())).clamp(min=0), limit)
 
-    def boxes_from_window(self, boxes: Tensor) -> Tensor:
-        """Inverse of :meth:`boxes_to_window` (without the clipping)."""
-        scale_x, scale_y = self._to_window()
-        return boxes / boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-
     def padded_to(self, input_size: tuple[int, int]) -> Geometry:
         """The same content in a larger, zero-padded network input (content stays top left)."""
         return replace(self, input_size=input_size)

@@ -38,6 +38,7 @@ def export(ckpt: str, folder: Path, *, half: bool = False, runs: Path = Path("ru
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
