@@ -232,6 +232,25 @@ def test_a_resumed_run_follows_the_rates_and_the_length_it_is_given(stop: int, t
     assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.8
 
 
+def test_adamw_resumes_exactly(tmp_path: Path) -> None:
+    rates = replace(CONSTANT, optimizer="adamw", lr_generator=1e-3)
+    whole = make_task("guide", rates=rates, iterations=4)
+    trainer = fit(whole, RunCheckpoint(str(tmp_path / "whole")), default_root_dir=tmp_path)
+    assert type(getattr(trainer.optimizers[0], "optimizer", trainer.optimizers[0])) is torch.optim.AdamW
+    short = RunCheckpoint(str(tmp_path / "short"))
+    fit(make_task("guide", rates=rates, iterations=2), short, default_root_dir=tmp_path)
+    longer = make_task("guide", rates=rates, iterations=4)
+    fit(longer, resume=str(tmp_path / "short" / "last.ckpt"), default_root_dir=tmp_path)
+    assert same(weights(whole), weights(longer))
+
+
+def test_the_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:
+    fit(make_task("guide", iterations=2), RunCheckpoint(str(tmp_path)), default_root_dir=tmp_path)
+    after = make_task("guide", rates=replace(CONSTANT, optimizer="adamw"), iterations=4)
+    with pytest.raises(UserError, match=r"optimizer=adamw: the checkpoint holds the state of sgd.*init_from"):
+        fit(after, resume=str(tmp_path / "last.ckpt"), default_root_dir=tmp_path)
+
+
 @pytest.mark.parametrize(("st_start", "warns"), [(6, True), (5, False)])
 def test_self_training_behind_the_end_is_told(
     st_start: int, warns: bool, capsys: pytest.CaptureFixture[str]

@@ -155,7 +155,7 @@ class S4Gan(BaseTask):
         self.train_scores = SegmentationScores(self.categories, background=self.background)
 
     def configure_optimizers(self) -> Any:
-        """SGD for the generator and Adam for the discriminator, each with its schedule of the whole run."""
+        """One for the generator and Adam for the discriminator, each with its schedule of the whole run."""
         total = int(self.trainer.estimated_stepping_batches)
         optimisers = [self.rates.generator(self.generator)]
         if self.discriminator is not None:
@@ -287,12 +287,14 @@ class S4Gan(BaseTask):
         return scores.get("miou")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the networks for the checkpoint's classes; refuse those of other data.
+        """Build the networks for the checkpoint's classes; refuse other classes or another optimiser.
 
         Raises:
-            UserError: naming both class lists.
+            UserError: naming both class lists, or both optimisers where a run is resumed.
         """
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.rates.check_state(checkpoint.get("optimizer_states", []))
         known = tuple(checkpoint["categories"])
         if self.categories and known != self.categories:
             raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,18 +18,21 @@ from maskwell.ops.schedules import polynomial
 
 @dataclass(frozen=True)
 class Rates:
-    """SGD for the generator, Adam for the discriminator, both polynomial to the end of the run.
+    """SGD or AdamW for the generator, Adam for the discriminator, both polynomial to the end of the run.
 
     Args:
-        lr_generator: of the backbone (Mittal et al., 2021: 2.5e-4, for pretrained weights).
+        optimizer: of the generator: ``sgd`` (Mittal et al., 2021), or ``adamw``, which needs fewer
+            iterations from random weights.
+        lr_generator: of the backbone (Mittal et al.: 2.5e-4, for pretrained weights and SGD).
         lr_discriminator: (Mittal et al.: 1e-4; the field notes' second try: 5e-5).
         head_factor: the head's rate is this times the backbone's.
         momentum: of SGD.
-        weight_decay: of the generator.
+        weight_decay: of the generator (AdamW's is decoupled: 1e-2 is common there).
         betas: of Adam (Mittal et al.: 0.9, 0.99).
         power: of the polynomial.
     """
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr_generator: float = 2.5e-4
     lr_discriminator: float = 1e-4
     head_factor: float = 10.0
@@ -39,12 +42,14 @@ class Rates:
     power: float = 0.9
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UserError(f"model.rates.optimizer={self.optimizer}: give sgd or adamw.")
         for name in ("lr_generator", "lr_discriminator", "head_factor"):
             if not getattr(self, name) > 0:
                 raise UserError(f"model.rates.{name}={getattr(self, name)}: give a positive number.")
 
     def generator(self, network: Generator) -> torch.optim.Optimizer:
-        """SGD over the trained parameters of backbone and head."""
+        """Over the trained parameters of backbone and head."""
         groups = [
             {"params": _trained(network.backbone), "lr": self.lr_generator, "name": "backbone"},
             {
@@ -53,9 +58,29 @@ class Rates:
                 "name": "head",
             },
         ]
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.lr_generator, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             groups, lr=self.lr_generator, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def check_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Refuse to go on from the state of another optimiser.
+
+        Args:
+            states: of the optimisers of a checkpoint, the generator's first; none where it holds none.
+
+        Raises:
+            UserError: the generator's is not that of ``optimizer``.
+        """
+        for state in states[:1]:
+            before = "sgd" if "momentum" in state["param_groups"][0] else "adamw"
+            if before != self.optimizer:
+                raise UserError(
+                    f"model.rates.optimizer={self.optimizer}: the checkpoint holds the state of {before}. "
+                    f"Resume with model.rates.optimizer={before}, or start a new run from its weights with "
+                    "init_from=."
+                )
 
     def discriminator(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam over the discriminator."""
