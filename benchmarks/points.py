@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.figures import Result, best_rate, named, paired_difference
-from benchmarks.programs import NotFinished, best_val, recipe_of, relative, training
+from benchmarks.programs import NotFinished, best_val, cell, recipe_of, relative, training
 from maskwell.data.convert import convert
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "points"
@@ -148,7 +148,7 @@ class Bench:
         label = f"{study}_{head}_{rate:g}_seed{seed}_{steps}"
         name = {"train": label, "recipe": recipe_of("train", *arguments)}
         folder = self.folder / "-".join(name.values())
-        result = self._cell(name, lambda: train(folder, arguments))
+        result = cell(self.cells, name, lambda: train(folder, arguments), works=self.works)
         self.minutes[result["folder"]] = result["minutes"]
         return result
 
@@ -156,14 +156,7 @@ class Bench:
         """Figures of what is not trained."""
         overrides = self.form.studies[study].overrides
         key = {"controls": study, "recipe": recipe_of("train", *overrides), "limit": self.form.limit}
-        return self._cell(key, lambda: _controls(overrides, self.form.limit))
-
-    def _cell(self, key: Mapping[str, Any], work: Any) -> Result:
-        if self.works:
-            return self.cells.run(key, work)
-        if (found := self.cells.find(key)) is None:
-            raise NotFinished(json.dumps(dict(key)))
-        return found
+        return cell(self.cells, key, lambda: _controls(overrides, self.form.limit), works=self.works)
 
     def figures(self, study: str) -> tuple[Result, list[str]]:
         """Figures of what is finished of a study, and the names of the rest."""

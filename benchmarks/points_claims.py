@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import harness, points
 from benchmarks.figures import Result, named, paired_difference
-from benchmarks.programs import NotFinished, recipe_of
+from benchmarks.programs import NotFinished, cell, recipe_of
 from maskwell.models.points.loss import coordinate_loss
 from maskwell.ops.points import expected_done_share
 
@@ -198,12 +198,7 @@ class Bench:
         )
         key = {"train": f"{name}_seed{seed}", "recipe": recipe_of("train", *arguments)}
         folder = self.folder / "-".join(key.values())
-        if self.works:
-            result = self.cells.run(key, lambda: _train(folder, arguments))
-        elif (found := self.cells.find(key)) is not None:
-            result = found
-        else:
-            raise NotFinished(json.dumps(key))
+        result = cell(self.cells, key, lambda: _train(folder, arguments), works=self.works)
         self.minutes[result["folder"]] = result["minutes"]
         return result
 

@@ -119,11 +119,7 @@ class Programs:
         Raises:
             NotFinished: it is missing and this process does not work.
         """
-        if self.works:
-            return self.cells.run(key, work)
-        if (found := self.cells.find(key)) is None:
-            raise NotFinished(json.dumps(dict(key)))
-        return found
+        return cell(self.cells, key, work, works=self.works)
 
     def _key(self) -> dict[str, Any]:
         return {} if self.base is None else {"base": self.base.hash}
@@ -138,6 +134,25 @@ class Programs:
         trained = _trained_parameters(folder)
         share = trained / self.base.parameters
         return {**reached, "trainable_parameters": trained, "trainable_share": share}
+
+
+def cell(
+    cells: harness.Cells,
+    key: Mapping[str, Any],
+    work: Callable[[], Mapping[str, Any]],
+    *,
+    works: bool,
+) -> Result:
+    """The result of a cell; where it is missing, that of ``work()`` if this process works.
+
+    Raises:
+        NotFinished: it is missing and this process only collects.
+    """
+    if works:
+        return cells.run(key, work)
+    if (found := cells.find(key)) is None:
+        raise NotFinished(json.dumps(dict(key)))
+    return found
 
 
 def training(folder: Path, arguments: Sequence[str]) -> Result:

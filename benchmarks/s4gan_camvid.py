@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.figures import Result, best_rate, named, paired_difference
-from benchmarks.programs import NotFinished, best_val, recipe_of, training
+from benchmarks.programs import NotFinished, best_val, cell, recipe_of, training
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "s4gan"
 RECIPES = ("supervised", "guide", "sound", "sound_without_d", "consistency")
@@ -172,12 +172,7 @@ class Bench:
         )
         key = {"train": f"{study}_{recipe}_{rate:g}_seed{seed}", "recipe": recipe_of("train", *arguments)}
         folder = self.folder / "-".join(key.values())
-        if self.works:
-            result = self.cells.run(key, lambda: _train(folder, arguments))
-        elif (found := self.cells.find(key)) is not None:
-            result = found
-        else:
-            raise NotFinished(json.dumps(key))
+        result = cell(self.cells, key, lambda: _train(folder, arguments), works=self.works)
         self.minutes[study, result["folder"]] = result["minutes"]
         return result
 

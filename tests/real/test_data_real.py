@@ -24,7 +24,7 @@ from maskwell.data.source import Split
 from maskwell.data.transforms import Augmentation
 
 DATA = os.environ.get("MASKWELL_DATA")
-pytestmark = pytest.mark.skipif(DATA is None, reason="MASKWELL_DATA is not set")
+pytestmark = pytest.mark.skipif(not DATA, reason="MASKWELL_DATA is not set")
 SPEC = InputSpec("square", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 

@@ -11,7 +11,7 @@ from maskwell.data.sample import Prediction
 from maskwell.metrics.coco_map import CocoMap
 
 DATA = harness.real_data("dsb2018")
-pytestmark = pytest.mark.skipif(DATA is None, reason="MASKWELL_DATA is not set")
+pytestmark = pytest.mark.skipif(not DATA, reason="MASKWELL_DATA is not set")
 
 
 def test_otsu_and_split_is_a_strong_control() -> None:
