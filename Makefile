@@ -91,7 +91,7 @@ $(DEMO)/.ready: $(READY)
 
 demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; .venv-demo holds gradio)
 	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }
-	@$(MAKE) --no-print-directory $(DEMO)/.ready
+	@$(MAKE) --silent --no-print-directory $(DEMO)/.ready
 	@$(DEMO)/bin/python -m maskwell.demo $(CKPT) $(ARGS)
 
 notebooks: $(READY)  ## run the four notebooks and take their time (ARGS=--quick: two steps each)

@@ -41,7 +41,7 @@ def blocks(page: Path, languages: tuple[str, ...]) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """Every command line in the fenced blocks that are no output and no other language, without comments."""
-    lines = "\n".join(blocks(page, LANGUAGES)).replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\s*\\\n\s*", " ", "\n".join(blocks(page, LANGUAGES))).splitlines()
     return [line for line in (_COMMENT.sub("", line).strip() for line in lines) if line]
 
 

@@ -51,7 +51,7 @@ def test_rules_say_what_is_run(tmp_path: Path) -> None:
     found = readme_commands.steps(_page(tmp_path, PAGE + RULES))
     assert [(step.run, step.skipped, step.address) for step in found] == [
         ('make train ARGS="steps=2"', "", ""),
-        ("python train.py data.root=sample   optim.lr=1 steps=2", "", ""),
+        ("python train.py data.root=sample optim.lr=1 steps=2", "", ""),
         ("python train.py --help", "", ""),
         (None, "a cluster", ""),
         ("make demo", "", "http://127.0.0.1:1"),
