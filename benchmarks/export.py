@@ -1,4 +1,4 @@
-"""Do exported models answer as the trained ones? ONNX of all families, of sam_lora the vision part; its merged model.
+"""Do exported models answer as the trained ones? ONNX of all families, and the merged sam_lora.
 
 Each family is trained for a few steps of its experiment on real data, or taken with --run, exported, and
 held against PyTorch on real validation images. Needs MASKWELL_DATA and the extra 'export'.
@@ -124,9 +124,8 @@ def main() -> None:
         notes=(
             f"Largest absolute difference from PyTorch over {COMPARED} validation images of camvid, dsb2018 "
             "and bccd: probabilities of s4gan and detr, boxes of detr in parts of the side, logits and "
-            "places of points, features of the vision part of sam_lora (up to 30 in size), its scores and boxes "
-            "after merging. Weights of "
-            f"{STEPS} training steps; of longer runs: {told}."
+            "places of points, features of the vision part of sam_lora (up to 30 in size), its scores and "
+            f"boxes after merging. Weights of {STEPS} training steps; of longer runs: {told}."
         ),
     )
 

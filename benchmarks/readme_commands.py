@@ -25,7 +25,7 @@ _COMMENT = re.compile(r"(^|\s+)#( .*)?$")
 
 @dataclass(frozen=True)
 class Step:
-    """A command as the page has it: ``run`` in its place (None: ``skipped`` says why), ``address`` if it serves."""
+    """A command of the page; what is ``run`` for it, or why it is ``skipped``; the ``address`` it serves."""
 
     command: str
     run: str | None

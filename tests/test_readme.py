@@ -37,11 +37,12 @@ def _programs() -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def _typed(page: Path) -> list[str]:
-    """Commands of a page; of the README also what its rules make of them, a path for what a shell would find."""
+    """Commands of a page; of the README also what is run of them, with a name for what a shell would find."""
     if page != README:
         return readme_commands.commands(page)
     steps = readme_commands.steps(page)
-    return [re.sub(r"\$\([^)]*\)", "run", text) for step in steps for text in (step.command, step.run) if text]
+    texts = [text for step in steps for text in (step.command, step.run) if text]
+    return [re.sub(r"\$\([^)]*\)", "run", text) for text in texts]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -42,9 +42,7 @@ class _Run:
         self.artifacts.append(artifact)
 
 
-def test_an_open_run_gets_verdict_and_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_run_gets_verdict_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _Run()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run, Artifact=_Artifact))
     folder = write_run(tmp_path / "run", trained={"map": 0.4}, incidents=(incident(5, "it explodes"),))
@@ -69,7 +67,8 @@ def _finished(folder: Path) -> Path:
     (folder / "report.html").write_text("<p>fine</p>")
     (folder / "cases").mkdir()
     Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(folder / "cases" / "cases.png")
-    (folder / "cases" / "images.csv").write_text("image,error,measure,count_error\n12,0.5,pq,2\nb.png,0,pq,\n")
+    scores = "image,error,measure,count_error\n12,0.5,pq,2\nb.png,0,pq,\n"
+    (folder / "cases" / "images.csv").write_text(scores)
     return folder
 
 
@@ -102,8 +101,10 @@ def test_an_offline_run_holds_all_of_it_and_needs_no_account(
         for content in wandb_run.records(file, path):
             records.append(wandb_internal_pb2.Record())
             records[-1].ParseFromString(content)
-    kinds = [record.WhichOneof("record_type") for record in records]
-    told = {kind: [getattr(r, kind) for r, k in zip(records, kinds, strict=True) if k == kind] for kind in kinds}
+    told: dict[str, list[Any]] = {}
+    for record in records:
+        kind = record.WhichOneof("record_type")
+        told.setdefault(kind, []).append(getattr(record, kind))
     assert told["run"][0].run_group == "rates" and told["run"][0].project == "maskwell"
     config = {item.key: json.loads(item.value_json) for one in told["config"] for item in one.update}
     assert config["optim"] == {"lr": 1e-4}

@@ -14,8 +14,8 @@ def write(run: Session) -> None:
     if not runs.is_first() or not (run.folder / "metrics.csv").is_file():
         return
     if run.cfg.report:
-        again = f"make report RUN={run.folder} tries again"
-        _try(lambda: print(f"{'report:':<12}{page.write(run.folder)}"), f"the report is not complete: {again}")
+        again = f"the report is not complete: make report RUN={run.folder} tries again"
+        _try(lambda: print(f"{'report:':<12}{page.write(run.folder)}"), again)
     _try(lambda: wandb_results.log(run.folder), "W&B did not get all results")
 
 

@@ -15,8 +15,8 @@ FILES = ("checkpoints/best.ckpt", "report.html", "results.json", "health.json", 
 def log(folder: Path) -> bool:
     """Add the results in ``folder`` to the W&B run that is open; False where none is.
 
-    An offline run gets them too, and the command that uploads it is printed. A run whose verdict is not "healthy" raises
-    an alert, which W&B sends as its user has chosen.
+    An offline run gets them too, and the command that uploads it is printed. A run whose verdict is not
+    "healthy" raises an alert, which W&B sends as its user has chosen.
     """
     wandb: Any = sys.modules.get("wandb")  # imported only where logger=wandb was chosen
     run = None if wandb is None else wandb.run

@@ -1,4 +1,4 @@
-"""ONNX graphs of points, detr, s4gan and the vision part of sam_lora, each held against PyTorch on real images.
+"""ONNX graphs of points, detr, s4gan and the vision part of sam_lora, held against PyTorch on real images.
 
 A graph has the fixed input size it was exported for and a batch of one. Normalising and padding are as the
 model card says; boxes and points come out in the frame of the network input, in [0, 1].
@@ -28,8 +28,8 @@ from maskwell.models.sam_lora.module import SamLora
 
 OPSET = 18
 TOLERANCE = 1e-3
-"""Largest difference from PyTorch, in probabilities and parts of the input's side, that is let pass; of features,
-which have no bounds, in parts of the largest of them."""
+"""Largest difference from PyTorch, in probabilities and in parts of the input's side, that is let pass; of
+features, which have no bounds, in parts of the largest of them."""
 
 ONE_FILE = 2**31 - 2**24
 """Bytes of weights that fit into the one file of a graph beside the graph; protobuf allows 2 GiB."""
