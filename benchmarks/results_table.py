@@ -296,6 +296,12 @@ LINES = (
     Line("ONNX of detr, the same", "export", "detr.max_abs_diff", "{:.0e}", "< 1e-3"),
     Line("ONNX of the vision part of sam_lora, the same", "export", "sam_lora.vision", "{:.0e}", "< 1e-3"),
     Line("Merged sam_lora against its adapter", "export", "sam_lora.merged", "{:.0e}", "< 1e-3"),
+    Line("Commands of this page, run in a clean clone", "readme", "run", "{:.0f}", ""),
+    Line("Commands of this page that failed there", "readme", "failed", "{:.0f}", "0"),
+    Line("Notebook of sam_lora", "notebooks", "sam_lora.seconds", "{:.0f} s", "≤ 180 s"),
+    Line("Notebook of s4gan", "notebooks", "s4gan.seconds", "{:.0f} s", "≤ 180 s"),
+    Line("Notebook of points", "notebooks", "points.seconds", "{:.0f} s", "≤ 180 s"),
+    Line("Notebook of detr", "notebooks", "detr.seconds", "{:.0f} s", "≤ 180 s"),
     Line("Mask loss, memory dense / sampled at 1008 px", "mask_loss", "memory_ratio", "{:.0f}×", "≥ 10×"),
     Line(
         "CamVid 1/8, sound above supervised",
