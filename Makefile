@@ -76,11 +76,23 @@ report: $(READY)  ## a page about a run, or several beside each other (RUN=runs/
 	@test -n "$(RUN)" || { echo "error: name a run: make report RUN=last" >&2; exit 2; }
 	@$(PY) -m maskwell.report $(RUN) $(ARGS)
 
-# gradio wants an older pillow than constraints.txt names; `rm .venv/.ready` brings that back.
-demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; installs gradio)
+# gradio wants an older pillow than constraints.txt names: it gets an environment of its own, which looks
+# into .venv for everything that it does not hold itself.
+DEMO := .venv-demo
+
+$(DEMO)/.ready: $(READY)
+	@echo "setting up $(DEMO) (once; a minute)"
+	@$(PY) -m venv --clear $(DEMO)
+	@below=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	own=$$($(DEMO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	echo "import site; site.addsitedir(r'$$below')" > "$$own/project.pth"
+	@$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+demo: $(READY)  ## a page on this machine to try a model (CKPT=runs/sam_lora/...; .venv-demo holds gradio)
 	@test -n "$(CKPT)" || { echo "error: name a model: make demo CKPT=runs/..." >&2; exit 2; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
-	@$(PY) -m maskwell.demo $(CKPT) $(ARGS)
+	@$(MAKE) --silent --no-print-directory $(DEMO)/.ready
+	@$(DEMO)/bin/python -m maskwell.demo $(CKPT) $(ARGS)
 
 notebooks: $(READY)  ## run the four notebooks and take their time (ARGS=--quick: two steps each)
 	@$(PY) -m benchmarks.notebooks $(ARGS)
@@ -89,6 +101,6 @@ docs: $(READY)  ## the manual as HTML in docs/_build
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build
 
-clean:  ## remove caches and builds (not .venv, not runs)
+clean:  ## remove caches and builds (not .venv, .venv-demo, runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -55,6 +55,7 @@ def write(
     seeds: Sequence[int],
     minutes: float,
     notes: str,
+    details: Mapping[str, Any] | None = None,
     out: Path | None = None,
 ) -> Path:
     """Write one published result and return its path.
@@ -64,6 +65,7 @@ def write(
         seeds: every seed the figures rest on.
         minutes: wall time of the whole command.
         notes: what a reader must know to judge the figures.
+        details: what is no number, by name.
         out: another file than ``results/<name>.json``.
     """
     path = out or RESULTS / f"{name}.json"
@@ -77,6 +79,7 @@ def write(
         "minutes": round(minutes, 2),
         "figures": _rounded(figures),
         "notes": notes,
+        **({"details": dict(details)} if details else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

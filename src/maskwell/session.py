@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from maskwell import build, checkpoint, runs
+from maskwell import build, checkpoint, runs, trial_process
 from maskwell.callbacks import csv_logger
 from maskwell.errors import UserError
 
@@ -115,7 +117,20 @@ def _new(cfg: DictConfig, origin: runs.Origin) -> Session:
     made = cfg.paths.run_dir is None or not Path(cfg.paths.run_dir).exists()
     folder = _folder(cfg)
     cfg.paths.run_dir = str(folder)
+    _group(cfg, folder)
     return Session(cfg, origin, folder, made)
+
+
+def _group(cfg: DictConfig, folder: Path) -> None:
+    """Write down which group of W&B the run belongs to, so that it stays in it when it goes on alone."""
+    entry = cfg.logger.get("wandb")
+    if entry is None or entry.get("group"):
+        return
+    running = HydraConfig.get() if HydraConfig.initialized() else None
+    if trial_process.is_trial(folder):
+        entry.group = folder.parent.name
+    elif running is not None and running.mode == RunMode.MULTIRUN:
+        entry.group = Path(running.sweep.dir).name
 
 
 def _folder(cfg: DictConfig) -> Path:

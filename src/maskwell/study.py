@@ -66,7 +66,7 @@ def _objective(trial: Trial, search: Search) -> float:
     from optuna import TrialPruned
 
     overrides = [f"{key}={entry.suggest(trial, key)}" for key, entry in search.space.items()]
-    name = trial.user_attrs.get("folder") or f"trial_{trial.number:04d}"
+    name = trial.user_attrs.get("folder") or trial_process.folder_name(trial.number)
     trial.set_user_attr("folder", name)
     trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("owner", trial_process.identity())

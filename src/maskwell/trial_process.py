@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -24,6 +25,16 @@ GRACE = 300.0
 """Seconds that a trial which is stopped has for its checkpoint."""
 
 _RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", runs.RUN_DIR)
+
+
+def folder_name(number: int) -> str:
+    """Of trial ``number`` in the folder of its search."""
+    return f"trial_{number:04d}"
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a run folder is one that a search gave to a trial."""
+    return re.fullmatch(r"trial_\d{4,}", folder.name) is not None
 
 
 @dataclass(frozen=True)

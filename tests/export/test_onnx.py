@@ -14,6 +14,7 @@ from maskwell import build, compose
 from maskwell.errors import UserError
 from maskwell.export import onnx
 from maskwell.models.base import BaseTask
+from trained import trained_task
 
 
 def _task(*overrides: str) -> BaseTask:
@@ -66,6 +67,72 @@ def test_the_decoder_reads_only_as_many_marks_as_count(tmp_path: Path) -> None:
             dict(zip(decoder.outputs, one, strict=True)) for one in ([e.numpy() for e in expected], found)
         )
         assert onnx.difference(*pairs) < 1e-4
+
+
+def test_the_vision_part_of_sam_lora_serves_the_rest_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    task = trained_task("model.base=tiny", "model.image_size=128")[0].eval()
+    with torch.no_grad():
+        for _, parameter in task.trainable_parameters():
+            parameter.mul_(0.1)  # what is chaotic has no parity to lose
+    image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    asked = (image, torch.tensor([0]), ["cell nucleus"])
+    with torch.no_grad():
+        expected = task.net(*asked)  # the adapters beside the weights, as in training
+    task.prepare_inference()
+    worst = onnx.export(task, image, torch.ones(1, 128, 128, dtype=torch.bool), tmp_path)
+    assert worst.keys() == {"vision"} and worst["vision"] < 1e-3
+    session = runtime.InferenceSession(str(tmp_path / "vision.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        vision = task.net.sam.get_vision_features(image)
+        vision.fpn_hidden_states = tuple(torch.from_numpy(level) for level in found)
+        monkeypatch.setattr(task.net.sam, "get_vision_features", lambda images: vision)
+        answered = task.net(*asked)
+    torch.testing.assert_close(answered.scores(), expected.scores(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(answered.boxes, expected.boxes, atol=1e-4, rtol=0)
+
+
+def test_features_are_held_against_the_largest_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that is off by 0.01 passes where its outputs reach 100 and have no bounds, and nowhere else."""
+
+    class Session:
+        def __init__(self, path: str, providers: list[str]) -> None: ...
+
+        def get_inputs(self) -> list[Tensor]:
+            return []
+
+        def run(self, names: None, inputs: dict[str, object]) -> list[object]:
+            return [np.array([100.01, 0.0])]
+
+    def graph(features: bool) -> onnx.Graph:
+        module = torch.nn.Linear(1, 1)
+        module.forward = lambda image: torch.tensor([100.0, 0.0])  # type: ignore[method-assign]
+        return onnx.Graph("g", module, {"image": torch.zeros(1)}, ("out",), features)
+
+    monkeypatch.setattr(onnx, "_runtime", lambda: Session)
+    monkeypatch.setattr(onnx, "_write", lambda graph, path: None)
+    task, inputs = _task("model=s4gan"), _input(1)
+    monkeypatch.setattr(onnx, "graphs", lambda *_: [graph(True)])
+    assert onnx.export(task, *inputs, tmp_path)["g"] == pytest.approx(0.01)
+    monkeypatch.setattr(onnx, "graphs", lambda *_: [graph(False)])
+    with pytest.raises(UserError, match="otherwise than PyTorch"):
+        onnx.export(task, *inputs, tmp_path)
+
+
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx, "ONE_FILE", 1000)
+    assert onnx.export(_task("model=s4gan"), *_input(1), tmp_path)["model"] < 1e-4
+    assert (tmp_path / "model.onnx.data").stat().st_size > 1000
 
 
 def test_a_difference_is_the_largest_and_infinities_have_to_agree() -> None:

@@ -120,3 +120,15 @@ def test_which_way_is_better() -> None:
         0,
         1,
     ]
+
+
+def test_a_figure_and_its_parts_are_two_charts(tmp_path: Path) -> None:
+    """Points log ``val/pixel_error`` and ``val/pixel_error/k_1``; of ``ap/<class>`` there is no whole."""
+    folder = write_run(tmp_path / "run")
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    wider = [f"{rows[0]},val/pixel_error,val/pixel_error/k_1"]
+    wider += [f"{row},{'2,3' if index % 100 == 99 else ','}" for index, row in enumerate(rows[1:])]
+    (folder / "metrics.csv").write_text("\n".join(wider) + "\n")
+    [metrics] = [s for s in curves.sections(read(folder)) if s.title == "Metrics of the validation"]
+    titles = {chart.title: len(chart.lines) for chart in metrics.charts}
+    assert titles == {"map": 1, "ap by class": 2, "pixel_error": 1, "pixel_error by part": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
 
+from maskwell import runs
 from maskwell.errors import warn
 
 CONNECT_SECONDS, FINISH_SECONDS = 60.0, 300.0
@@ -29,6 +32,8 @@ class WandbLogger(LightningWandbLogger):
         project: in W&B.
         entity: team or user; None takes the account's default.
         name: shown in W&B; None takes the folder's name.
+        group: of runs that belong together; None: of a search or a multirun what its runs share, else
+            ``WANDB_RUN_GROUP`` or none.
         offline: None decides by whether a key is set. ``wandb sync`` uploads an offline run later.
     """
 
@@ -38,6 +43,7 @@ class WandbLogger(LightningWandbLogger):
         project: str = "maskwell",
         entity: str | None = None,
         name: str | None = None,
+        group: str | None = None,
         offline: bool | None = None,
     ) -> None:
         decided = not has_key() if offline is None else offline
@@ -47,19 +53,29 @@ class WandbLogger(LightningWandbLogger):
             id=run_id(Path(folder)),
             project=project,
             entity=entity,
+            group=group,
             offline=decided,
             resume="allow",
             log_model=False,
             settings=wandb.Settings(init_timeout=CONNECT_SECONDS, finish_timeout=FINISH_SECONDS),
         )
+        self._folder = Path(folder)
         self._step = 0
         if decided and offline is None:
-            _say(f"wandb: no key is set, the run stays offline; upload: wandb sync {folder}/wandb/offline-*")
+            _say(f"wandb: no key is set, the run stays offline; upload: {upload(self._folder)}")
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run; an offline one where the server does not answer."""
+        """The W&B run with the configuration of the folder; an offline one where no server answers."""
+        known = self._experiment is not None
+        run = self._open()
+        if not known and (self._folder / runs.CONFIG).is_file():
+            config = OmegaConf.to_container(runs.load(self._folder)[0], resolve=True)
+            run.config.update(config, allow_val_change=True)  # a run that goes on may have other values
+        return run
+
+    def _open(self) -> Any:
         try:
             return super().experiment
         except wandb.Error as error:
@@ -90,6 +106,11 @@ def has_key() -> bool:
             except netrc.NetrcParseError:
                 return False
     return False
+
+
+def upload(folder: Path) -> str:
+    """The command that uploads the offline run of ``folder``, with all its starts."""
+    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
 
 
 def run_id(folder: Path) -> str:

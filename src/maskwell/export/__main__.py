@@ -4,8 +4,8 @@ python -m maskwell.export runs/detr/2026-11-21_10-00-00 exported/ --onnx
 python -m maskwell.export last exported/ --half
 
 Writes model.safetensors, which maskwell loads again, and a model card; of sam_lora also the adapter as a
-peft folder and the merged model in Hub layout; with --onnx the graphs of detr, s4gan and points, compared
-with PyTorch on images of the data that the model was trained on, or of --images.
+peft folder and the merged model in Hub layout; with --onnx the graphs of detr, s4gan, points and the vision
+part of sam_lora, compared with PyTorch on images of the data that the model was trained on, or of --images.
 """
 
 from __future__ import annotations

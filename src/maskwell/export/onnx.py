@@ -1,4 +1,4 @@
-"""ONNX graphs of points, detr and s4gan, each held against PyTorch on real images.
+"""ONNX graphs of points, detr, s4gan and the vision part of sam_lora, held against PyTorch on real images.
 
 A graph has the fixed input size it was exported for and a batch of one. Normalising and padding are as the
 model card says; boxes and points come out in the frame of the network input, in [0, 1].
@@ -24,10 +24,15 @@ from maskwell.models.points.heads import Coordinates, PointerHead, Pointing, Pro
 from maskwell.models.points.module import Points
 from maskwell.models.points.net import STRIDE, Grid, PointNet
 from maskwell.models.s4gan.module import S4Gan
+from maskwell.models.sam_lora.module import SamLora
 
 OPSET = 18
 TOLERANCE = 1e-3
-"""Largest difference from PyTorch, in probabilities and in parts of the input's side, that is let pass."""
+"""Largest difference from PyTorch, in probabilities and in parts of the input's side, that is let pass; of
+features, which have no bounds, in parts of the largest of them."""
+
+ONE_FILE = 2**31 - 2**24
+"""Bytes of weights that fit into the one file of a graph beside the graph; protobuf allows 2 GiB."""
 
 MARKS = 256
 """Rows of the marks that the decoder of points takes; those behind the count are ignored."""
@@ -37,12 +42,16 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: ``name`` of the file; ``module`` traced; ``inputs`` by name, an example; ``outputs``."""
+    """One graph: ``name`` of the file; ``module`` traced; ``inputs`` by name, an example; ``outputs``.
+
+    ``features``: the outputs have no bounds.
+    """
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+    features: bool = False
 
     def expected(self) -> Arrays:
         """What PyTorch answers to the example."""
@@ -56,10 +65,10 @@ def export(task: BaseTask, images: Tensor, pixel_mask: Tensor, folder: Path) -> 
     """Write the graphs of a task and compare them with PyTorch.
 
     Args:
-        task: on the CPU, in evaluation mode.
+        task: as :func:`maskwell.restore.restore` gives it: on the CPU, in evaluation mode, adapters merged.
         images: real ones, as the network takes them: float32 [N, 3, H, W]; the graphs take H x W.
         pixel_mask: bool [N, H, W].
-        folder: where ``<graph>.onnx`` goes.
+        folder: where ``<graph>.onnx`` goes, with ``<graph>.onnx.data`` where the weights need a second file.
 
     Returns:
         Largest absolute difference of each graph's outputs over all images.
@@ -69,6 +78,7 @@ def export(task: BaseTask, images: Tensor, pixel_mask: Tensor, folder: Path) -> 
     """
     runtime = _runtime()
     worst: dict[str, float] = {}
+    bad: set[str] = set()
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(len(images)):
         for graph in graphs(task, images[index : index + 1], pixel_mask[index : index + 1]):
@@ -77,11 +87,16 @@ def export(task: BaseTask, images: Tensor, pixel_mask: Tensor, folder: Path) -> 
                 _write(graph, path)
             session = runtime(str(path), providers=["CPUExecutionProvider"])
             found = session.run(None, {name: value.numpy() for name, value in _fed(graph, session)})
-            off = difference(graph.expected(), dict(zip(graph.outputs, found, strict=True)))
+            expected = graph.expected()
+            off = difference(expected, dict(zip(graph.outputs, found, strict=True)))
             worst[graph.name] = max(worst.get(graph.name, 0.0), off)
-    if bad := {name: off for name, off in worst.items() if not off <= TOLERANCE}:
+            unit = max(float(np.abs(one).max()) for one in expected.values()) if graph.features else 1.0
+            if not off <= TOLERANCE * unit:
+                bad.add(graph.name)
+    if bad:
+        told = {name: worst[name] for name in sorted(bad)}
         raise UserError(
-            f"The ONNX graphs answer otherwise than PyTorch ({bad}): those in {folder} must not be used."
+            f"The ONNX graphs answer otherwise than PyTorch ({told}): those in {folder} must not be used."
         )
     return worst
 
@@ -99,8 +114,11 @@ def graphs(task: BaseTask, image: Tensor, pixel_mask: Tensor) -> list[Graph]:
         return [Graph("model", _Boxes(task), inputs, ("scores", "boxes"))]
     if isinstance(task, Points):
         return _of_points(_averaged(task), image, pixel_mask)
+    if isinstance(task, SamLora):
+        encoder = _Vision(task)
+        return [Graph("vision", encoder, {"image": image}, encoder.outputs, features=True)]
     raise UserError(
-        f"A model of the family {task.family} has no ONNX graph; there are s4gan, detr and points."
+        f"A model of the family {task.family} has no ONNX graph; there are s4gan, detr, points and sam_lora."
     )
 
 
@@ -136,6 +154,24 @@ class _Boxes(nn.Module):
         scores = logits.softmax(-1)[..., :-1] if self.softmax else logits.sigmoid()
         centre, half = boxes[..., :2], boxes[..., 2:] / 2
         return scores, torch.cat([centre - half, centre + half], -1)
+
+
+class _Vision(nn.Module):
+    """image [1, 3, S, S] -> features [1, d, h, w] of every level, the finest first.
+
+    They are the ``fpn_hidden_states`` of transformers' ``Sam3Model``. What follows, the text encoder and
+    the decoder, has no graph: a tokenizer and prompts of any number and length stand between.
+    """
+
+    def __init__(self, task: SamLora) -> None:
+        super().__init__()
+        self.encoder = task.net.sam.vision_encoder
+        levels = len(self.encoder.neck.fpn_layers)
+        self.outputs = tuple(f"features_{level}" for level in range(levels))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = tuple(self.encoder(image).fpn_hidden_states)
+        return found
 
 
 def _of_points(net: PointNet, image: Tensor, pixel_mask: Tensor) -> list[Graph]:
@@ -210,9 +246,14 @@ def _write(graph: Graph, path: Path) -> None:
             output_names=list(graph.outputs),
             opset_version=OPSET,
             custom_translation_table={torch.ops.aten._is_all_true.default: _all_true()},
-            external_data=False,
+            external_data=_weight_bytes(graph.module) > ONE_FILE,
             verbose=False,
         )
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    held = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def _all_true() -> Callable[..., Any]:

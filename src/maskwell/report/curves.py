@@ -120,7 +120,7 @@ def _losses(run: Run, marks: dict[str, list[Mark]]) -> Iterable[Chart]:
 
 
 def _metrics(history: History, marks: dict[str, list[Mark]]) -> Iterable[Chart]:
-    """One chart per figure; figures of classes (``iou/car``) share one by their first part.
+    """One chart per figure; its parts (``iou/car``, ``pixel_error/k_1``) share another.
 
     A single validation makes no curve: its figures are in the table.
     """
@@ -128,17 +128,18 @@ def _metrics(history: History, marks: dict[str, list[Mark]]) -> Iterable[Chart]:
     groups: dict[str, list[Series]] = {}
     for series in shown:
         parts = series.name.split("/")
-        groups.setdefault("/".join(parts[:2]) if len(parts) > 2 else series.name, []).append(series)
+        groups.setdefault("/".join(parts[:2]) + "/" if len(parts) > 2 else series.name, []).append(series)
     for name, group in groups.items():
-        if len(group) == 1 and group[0].name == name:
+        if not name.endswith("/"):
             yield Chart(_label(name), [Line("validation", group[0], 3)], (), marks.get(name, []))
             continue
         # more classes than colours: those that end highest and lowest say most
         ordered = sorted(group, key=lambda series: -series.last)
         some = ordered if len(group) <= COLOURS else [*ordered[:3], *ordered[-3:]]
         lines = [Line(series.name.split("/", 2)[2], series, i) for i, series in enumerate(some, 1)]
-        note = "" if some is ordered else f"The three highest and lowest of {len(group)} classes."
-        yield Chart(f"{_label(name)} by class", lines, (), (), note=note)
+        by = "part" if name.removesuffix("/") in groups else "class"
+        note = "" if some is ordered else f"The three highest and lowest of {len(group)}."
+        yield Chart(f"{_label(name.removesuffix('/'))} by {by}", lines, (), (), note=note)
 
 
 def _rates(history: History, marks: dict[str, list[Mark]]) -> Iterable[Chart]:
