@@ -1,6 +1,6 @@
 """Does the README work? Every command of it, in order, in a clean clone with an environment of its own.
 
-The rules in the README's own source (see readme_commands.py) say what is run instead of a command that has
+The rules in readme_commands.txt say what is run instead of a command that has
 placeholders or trains for long, and which are not run at all. TORCH_INDEX goes to `make` as a user's would.
 `--here` uses the running environment and leaves out what `make` does; `--quick` runs the help pages so.
 """

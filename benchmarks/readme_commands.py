@@ -1,6 +1,6 @@
 """The commands of a page's code blocks, and what is run of them where no person stands by.
 
-A page may hold one comment that begins with ``<!-- commands`` and has a rule in every further line:
+A file beside it has a rule in every line that is not a comment:
 
     replace: TEXT => TEXT            in what is run of every command, twice over, the longest first
     append: COMMAND => OVERRIDES     to every command that begins so, by its longest such rule
@@ -16,10 +16,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+RULES = Path(__file__).with_suffix(".txt")
 KINDS = ("replace", "append", "run", "serve", "skip")
 LANGUAGES = ("", "bash", "sh")
 _BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_RULES = re.compile(r"^<!-- commands[^\n]*\n(.*?)^-->", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"(^|\s+)#( .*)?$")
 
 
@@ -61,8 +61,8 @@ def words(command: str) -> list[str]:
     return found
 
 
-def steps(page: Path) -> list[Step]:
-    """The commands of a page in order, with what its rules make of them.
+def steps(page: Path, rules_file: Path = RULES) -> list[Step]:
+    """The commands of a page in order, with what the rules make of them.
 
     Raises:
         ValueError: a rule that is none or is for no command, or a command that stands there twice.
@@ -70,25 +70,27 @@ def steps(page: Path) -> list[Step]:
     listed = commands(page)
     if twice := {command for command in listed if listed.count(command) > 1}:
         raise ValueError(f"{page.name} has commands twice: {sorted(twice)}")
-    rules = _rules(page)
+    rules = _rules(rules_file)
     given = [*listed, *(right for _, _, right in rules)]  # a replacement may stand in another rule
     for kind, left, _ in rules:
         if not any(_concerns(kind, left, text) for text in (given if kind == "replace" else listed)):
-            raise ValueError(f"{page.name} has a rule for no command: {kind}: {left}")
+            raise ValueError(f"{rules_file.name} has a rule for no command: {kind}: {left}")
     return [_step(command, rules) for command in listed]
 
 
 Rule = tuple[str, str, str]
 
 
-def _rules(page: Path) -> list[Rule]:
-    """(kind, left, right) of every line of the comment."""
+def _rules(file: Path) -> list[Rule]:
+    """(kind, left, right) of every rule."""
     found = []
-    for line in "".join(_RULES.findall(page.read_text(encoding="utf-8"))).splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
         kind, _, rest = line.partition(": ")
         left, arrow, right = rest.partition("=>")
         if kind not in KINDS or not arrow or not left.strip():
-            raise ValueError(f"{page.name}: this is no rule: {line}")
+            raise ValueError(f"{file.name}: this is no rule: {line}")
         found.append((kind, left.strip(), right.strip()))
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme_commands
+from benchmarks.readme_commands import Step
 
 PAGE = """# Title
 
@@ -28,8 +29,7 @@ no command either
 make demo  # serves
 ```
 """
-RULES = """
-<!-- commands: what is run
+RULES = """# what is run
 replace: SHORT => steps=2
 replace: /path => sample
 append: python train.py => SHORT
@@ -37,18 +37,17 @@ append: python train.py --help =>
 run: make train => make train ARGS="SHORT"
 skip: python big.py => a cluster
 serve: make demo => http://127.0.0.1:1
--->
 """
 
 
-def _page(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "page.md"
-    path.write_text(text)
-    return path
+def _steps(tmp_path: Path, page: str, rules: str) -> list[Step]:
+    (tmp_path / "page.md").write_text(page)
+    (tmp_path / "rules.txt").write_text(rules)
+    return readme_commands.steps(tmp_path / "page.md", tmp_path / "rules.txt")
 
 
 def test_rules_say_what_is_run(tmp_path: Path) -> None:
-    found = readme_commands.steps(_page(tmp_path, PAGE + RULES))
+    found = _steps(tmp_path, PAGE, RULES)
     assert [(step.run, step.skipped, step.address) for step in found] == [
         ('make train ARGS="steps=2"', "", ""),
         ("python train.py data.root=sample optim.lr=1 steps=2", "", ""),
@@ -60,23 +59,23 @@ def test_rules_say_what_is_run(tmp_path: Path) -> None:
 
 
 def test_without_rules_commands_are_run_as_they_stand(tmp_path: Path) -> None:
-    assert all(step.run == step.command for step in readme_commands.steps(_page(tmp_path, PAGE)))
+    assert all(step.run == step.command for step in _steps(tmp_path, PAGE, ""))
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    ("page", "rules", "match"),
     [
-        (PAGE + RULES.replace("skip: python big.py", "skip: python huge.py"), "for no command"),
-        (PAGE + RULES.replace("replace: /path", "replace: /pth"), "for no command"),
-        (PAGE + RULES.replace("skip:", "leave:"), "no rule"),
-        (PAGE + "```\nmake demo\n```\n", "twice"),
+        (PAGE, RULES.replace("skip: python big.py", "skip: python huge.py"), "for no command"),
+        (PAGE, RULES.replace("replace: /path", "replace: /pth"), "for no command"),
+        (PAGE, RULES.replace("skip:", "leave:"), "no rule"),
+        (PAGE + "```\nmake demo\n```\n", "", "twice"),
     ],
 )
 def test_a_rule_that_does_nothing_and_a_repeated_command_are_errors(
-    text: str, match: str, tmp_path: Path
+    page: str, rules: str, match: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        readme_commands.steps(_page(tmp_path, text))
+        _steps(tmp_path, page, rules)
 
 
 def test_words_leave_out_variables_and_half_commands() -> None:
