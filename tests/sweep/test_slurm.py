@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from maskwell import slurm
 from maskwell.errors import UserError
-from maskwell.slurm import Job
+from maskwell.sweep import slurm
+from maskwell.sweep.slurm import Job
 
 JOB = Job("train", ("model=detr", "data.root=/a b"), Path("/runs/one"), nodes=2, gpus=4)
 
@@ -71,7 +71,7 @@ def test_the_script_queues_itself_again_until_the_run_is_done(tmp_path: Path) ->
     folder = tmp_path / "a run"
     made = subprocess.run(
         [
-            *(sys.executable, "-m", "maskwell.slurm", "--gpus", "0", "--python", "python"),
+            *(sys.executable, "-m", "maskwell.sweep.slurm", "--gpus", "0", "--python", "python"),
             *("--folder", str(folder), "train", "model=points"),
         ],
         capture_output=True,
