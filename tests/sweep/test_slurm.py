@@ -77,7 +77,7 @@ def test_the_script_queues_itself_again_until_the_run_is_done(tmp_path: Path) ->
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
     )
     assert made.returncode == 0 and f"sbatch {folder / 'job.sh'}" in made.stdout, made.stderr
     environment = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}

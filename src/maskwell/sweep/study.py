@@ -180,7 +180,7 @@ def _check_same(study: Study, search: Search) -> None:
 
 
 def _storage(address: str) -> Any:
-    """Of an address of SQLAlchemy, or ``journal:///FILE``, which several machines may share on a network disk."""
+    """Of an address of SQLAlchemy, or ``journal:///FILE``, which machines may share on a network disk."""
     from optuna import storages
 
     if address.startswith(JOURNAL):
