@@ -16,9 +16,9 @@ from pycocotools import mask as coco_mask
 
 from maskwell.data.coco import CocoSource
 from maskwell.data.datamodule import DataModule
+from maskwell.data.generated import ScenesSource
 from maskwell.data.prompts import PromptPolicy
 from maskwell.data.sample import Batch, InputSpec, Sample
-from maskwell.data.scenes import ScenesSource
 from maskwell.data.transforms import Augmentation
 from maskwell.errors import UserError
 from tests.data.coco_folder import box_annotation, content, dataset, picture, write, write_images
