@@ -23,6 +23,9 @@ from maskwell.ops.losses import ALONE, Accumulation
 
 Stage = Literal["train", "val", "test"]
 
+OF_A_STEP = {"on_step": True, "on_epoch": False}
+"""How a value of one training step is logged."""
+
 
 class OptimiserFactory(Protocol):
     """An entry of the configuration group ``optim``."""
@@ -114,6 +117,7 @@ class BaseTask(LightningModule):
         self.categories: tuple[str, ...] = ()
         self.optim: OptimiserFactory | None = None
         self._ahead: deque[tuple[Accumulation, Any]] = deque()
+        self._row: dict[str, Tensor] = {}
         self.reset_progress()
 
     @property
@@ -238,17 +242,34 @@ class BaseTask(LightningModule):
         self.iteration += 1
         parts = {name: value.detach() for name, value in output.parts.items()}
         facts = {name: value.detach() for name, value in output.facts.items()}
-        self.log("train/batch_loss", output.loss.detach(), on_step=True, batch_size=size)
-        self.log("train/epoch", float(self.current_epoch), on_step=True, batch_size=size)
-        self.log_dict(
-            {f"train/{name}": value.float() for name, value in {**parts, **facts}.items()},
-            on_step=True,
-            on_epoch=False,
-            batch_size=size,
-        )
+        row = {"train/batch_loss": output.loss.detach(), "train/epoch": float(self.current_epoch)}
+        row |= {f"train/{name}": value.float() for name, value in {**parts, **facts}.items()}
+        self.log_dict(row, on_step=True, on_epoch=False)
         self._epoch_loss = self._epoch_loss + output.loss.detach().float() * size
         self._epoch_size += size
         return {"loss": output.loss, "parts": parts, "facts": facts}
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """As Lightning's; what is of one training step alone goes into its row without Lightning's account.
+
+        That account costs a millisecond for three values of every step.
+        """
+        if args or options != OF_A_STEP or self._trainer is None or not self.trainer.training:
+            super().log_dict(dictionary, *args, **options)
+            return
+        values = {name: torch.as_tensor(value).detach() for name, value in dictionary.items()}
+        self._row |= values
+        self.trainer.callback_metrics.update(values)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the row of the step; where gradients are accumulated, that of the batch that made it."""
+        row, self._row = self._row, {}
+        trainer, loop = self.trainer, self.trainer.fit_loop
+        if loop._should_accumulate() and self.automatic_optimization:
+            return
+        connector = trainer._logger_connector
+        if connector.should_update_logs or trainer.fast_dev_run:
+            connector.log_metrics(row)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the whole epoch, the part before a resume included."""
