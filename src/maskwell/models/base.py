@@ -259,7 +259,8 @@ class BaseTask(LightningModule):
             return
         values = {name: torch.as_tensor(value).detach() for name, value in dictionary.items()}
         self._row |= values
-        self.trainer.callback_metrics.update(values)
+        for shown in (self.trainer.callback_metrics, self.trainer.logged_metrics):
+            shown.update(values)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the row of the step; where gradients are accumulated, that of the batch that made it."""

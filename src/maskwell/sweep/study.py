@@ -59,8 +59,12 @@ def run(search: Search) -> Study:
 def _next(study: Study, search: Search, lock: FileLock) -> Trial | None:
     """The next trial, which no process beside this one makes; None where enough are made or being made."""
     with lock:
-        if _queued(study) or counted(study) + _running(study) < search.trials:
-            return study.ask()
+        if _queued(study) or _begun(study) < search.trials:
+            trial = study.ask()
+            # at once: a search that starts now takes a trial without an owner for one that was cut off
+            trial.set_user_attr("host", socket.gethostname())
+            trial.set_user_attr("owner", trial_process.identity())
+            return trial
     return None
 
 
@@ -85,11 +89,12 @@ def counted(study: Study) -> int:
     return sum("exit" in trial.user_attrs for trial in study.trials)
 
 
-def _running(study: Study) -> int:
-    """Trials that run in other processes now."""
+def _begun(study: Study) -> int:
+    """These, and trials that run in other processes now; of one look, for they may end between two."""
     from optuna.trial import TrialState
 
-    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    trials = study.get_trials(deepcopy=False)
+    return sum("exit" in trial.user_attrs or trial.state == TrialState.RUNNING for trial in trials)
 
 
 def _queued(study: Study) -> int:
@@ -105,8 +110,6 @@ def _objective(trial: Trial, search: Search) -> float:
     overrides = [f"{key}={entry.suggest(trial, key)}" for key, entry in search.space.items()]
     name = trial.user_attrs.get("folder") or f"trial_{trial.number:04d}"
     trial.set_user_attr("folder", name)
-    trial.set_user_attr("host", socket.gethostname())
-    trial.set_user_attr("owner", trial_process.identity())
     print(f"trial {trial.number}: {' '.join(overrides)}")
     folder = search.folder / name
     process = trial_process.TrialProcess(search.program, folder, [*search.fixed, *overrides])
