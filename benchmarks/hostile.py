@@ -37,8 +37,9 @@ HOSTILE: tuple[Any, ...] = (
 
 TARGETS = (
     "os.system", "subprocess.run", "builtins.exec", "maskwell.data.folders.shutil.rmtree",
-    "maskwell.callbacks.run_record.subprocess.run", "maskwell.trial_process.TrialProcess", "torch.hub.load",
-    "lightning.pytorch.LightningModule.load_from_checkpoint", "posix.system", "maskwell.checkpoint.write",
+    "maskwell.callbacks.run_record.subprocess.run", "maskwell.sweep.trial_process.TrialProcess",
+    "lightning.pytorch.LightningModule.load_from_checkpoint", "torch.hub.load", "posix.system",
+    "maskwell.checkpoint.write",
 )  # fmt: skip
 """What a configuration must not build."""
 

@@ -32,7 +32,7 @@ LIMIT = 900.0
 KILLED = 124
 """Exit code that is written down for a command which took longer, as `timeout` has it."""
 
-QUICK = ("python train.py --help", "python -m maskwell.slurm")
+QUICK = ("python train.py --help", "maskwell slurm")
 """Beginnings of what ``--quick`` runs: commands that load no model."""
 
 

@@ -96,7 +96,7 @@ def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> light
     accelerator = _accelerator(node.accelerator)
     _check_devices(accelerator, node.devices)
     _check_strategy(node.strategy, accelerator)
-    _check_accumulation(node.val_check_interval, node.accumulate_grad_batches)
+    _check_accumulation(node.val_check_interval, node.accumulate_grad_batches, task)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
     if node.get("sync_batchnorm") and accelerator == "cpu":
@@ -161,8 +161,13 @@ def _check_strategy(strategy: str | DictConfig, accelerator: str) -> None:
         raise UserError("trainer=deepspeed needs the package: pip install deepspeed.")
 
 
-def _check_accumulation(every: int | float | None, together: int) -> None:
+def _check_accumulation(every: int | float | None, together: int, task: BaseTask | None) -> None:
     """Gradients that wait for their optimiser step are in no checkpoint."""
+    if together > 1 and task is not None and not task.automatic_optimization:
+        raise UserError(
+            f"trainer.accumulate_grad_batches={together}: model={task.family} makes its optimiser steps "
+            "itself, one in each batch; set it to 1, and data.batch_size as large as memory allows."
+        )
     if isinstance(every, int) and every % together:
         raise UserError(
             f"trainer.val_check_interval={every} ends between two optimiser steps of {together} batches, "

@@ -24,7 +24,7 @@ TOOLS = {
     "select": "maskwell.data.select",
     "demo": "maskwell.demo",
     "sweep": "maskwell.sweep",
-    "slurm": "maskwell.slurm",
+    "slurm": "maskwell.sweep.slurm",
 }
 """Further verbs of the console command -> the module that ``python -m`` runs for them."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
+from maskwell.callbacks import grad_clip
 from maskwell.callbacks.grad_clip import GradClip
+from maskwell.callbacks.loss_health import LossHealth
+from maskwell.callbacks.monitor import gradients
 from maskwell.errors import UserError
 from tests.callbacks.modules import Automatic, Manual, Memory, loader, trainer
 
@@ -60,6 +64,44 @@ def test_norms_and_share_are_logged(tmp_path: Path) -> None:
     assert memory.series("train/clipped_share") == pytest.approx(
         [sum(clipped[: i + 1]) / (i + 1) for i in range(len(clipped))]
     )
+
+
+@pytest.mark.parametrize("module", [Automatic, Manual])
+def test_the_monitor_and_the_clip_measure_once(
+    tmp_path: Path, module: type[Automatic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same figures, and weights, as the clip alone."""
+    alone, beside, measured = Memory(), Memory(), Counter[str]()
+    one, two = module(), module()
+    trainer(tmp_path, GradClip(0.5), logger=alone).fit(one, loader())
+    for place in (grad_clip, gradients):
+        whole = place.norms_of
+        monkeypatch.setattr(
+            place, "norms_of", lambda g, w=whole, name=place.__name__: (measured.update([name]), w(g))[1]
+        )
+    trainer(tmp_path, LossHealth(probe=False), GradClip(0.5), logger=beside).fit(two, loader())
+    assert measured == {gradients.__name__: len(two.trainer.optimizers) * 12}
+    for name in {name for _, metrics in alone.rows for name in metrics if name.startswith("train/")}:
+        assert beside.series(name) == pytest.approx(alone.series(name), rel=1e-6), name
+    for ours, theirs in zip(two.parameters(), one.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_a_clip_before_the_monitor_measures_itself(tmp_path: Path) -> None:
+    alone, before = Memory(), Memory()
+    trainer(tmp_path, GradClip(0.5), logger=alone).fit(Automatic(), loader())
+    trainer(tmp_path, GradClip(0.5), LossHealth(probe=False), logger=before).fit(Automatic(), loader())
+    assert before.series("train/grad_norm") == pytest.approx(alone.series("train/grad_norm"))
+
+
+def test_what_is_unfrozen_between_two_looks_is_clipped_too(tmp_path: Path) -> None:
+    class Thawed(Automatic):
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.net.bias.requires_grad_(self.iteration >= 3)
+
+    probe = Probe()
+    trainer(tmp_path, LossHealth(probe=False), GradClip(0.1), probe).fit(Thawed(), loader(scale=5))
+    assert max(probe.norms) == pytest.approx(0.1, rel=1e-3)
 
 
 def test_every_optimiser_has_its_own_figures(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from maskwell.data.coco import CocoSource
 from maskwell.data.datamodule import DataModule
+from maskwell.data.generated import ScenesSource
 from maskwell.data.prompts import PromptPolicy
 from maskwell.data.sample import Batch, InputSpec, Sample
 from maskwell.data.transforms import Augmentation
@@ -82,6 +85,44 @@ def test_batches_do_not_depend_on_the_workers(large: Path, num_workers: int) -> 
     images = torch.cat([batch.images for batch in batches])
     assert torch.equal(images, torch.stack([sample.image for sample in samples]))
     assert all(sample.truth is None for batch in batches for sample in batch.samples)
+
+
+def at(position: int, together: int, batches: float) -> Any:
+    """What the data asks of a trainer that has finished so many batches of its first epoch."""
+    epoch = SimpleNamespace(current=SimpleNamespace(processed=0, ready=1))
+    done = SimpleNamespace(current=SimpleNamespace(processed=position))
+    return SimpleNamespace(
+        accumulate_grad_batches=together,
+        num_training_batches=batches,
+        overfit_batches=0,
+        global_rank=0,
+        world_size=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        fit_loop=SimpleNamespace(epoch_progress=epoch, epoch_loop=SimpleNamespace(batch_progress=done)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("position", "limit", "sizes"),
+    [(0, 7, [3, 0, 0, 3, 0, 0, 1]), (3, 7, [3, 0, 0, 1]), (4, 7, [2, 0, 1]), (0, 5, [3, 0, 0, 2, 0, 0, 0])],
+)
+def test_the_first_batch_of_an_optimiser_step_knows_the_others(
+    position: int, limit: int, sizes: list[int]
+) -> None:
+    """Of three batches: seven in all, resumed between two steps and within one, and where five are wanted."""
+    data = DataModule(ScenesSource(32, 1, 2, epoch_size=7, num_val=1, num_test=1), batch_size=1)
+    data.bind(SQUARE)
+    data.trainer = at(position, 3, limit)
+    known, ids = [], []
+    for batch in data.train_dataloader():
+        moved = batch.to("cpu")
+        known.append([part.samples[0].image_id for part in moved.accumulated])
+        ids.append(moved.samples[0].image_id)
+    assert [len(others) for others in known] == sizes
+    for place, others in enumerate(known):
+        assert others == ids[place : place + len(others)]
+    data.trainer = at(0, 1, 7)
+    assert not any(batch.accumulated for batch in data.train_dataloader())
 
 
 def test_training_windows_hold_objects_and_crowds_are_no_targets(large: Path) -> None:

@@ -26,6 +26,7 @@ from maskwell.data.sample import (
     Sample,
     collate,
 )
+from maskwell.errors import UserError
 from maskwell.models.base import BaseTask, Stage, StepOutput
 from maskwell.models.optimisation import AdamWCosine
 
@@ -216,6 +217,13 @@ def test_testing_is_logged_as_test(tmp_path: Path) -> None:
     (figures,) = make_trainer(tmp_path, logger=False).test(task, loader(4), verbose=False)
     assert set(figures) == {"test/loss", "test/loss_square", "test/loss_none", "test/error"}
     assert figures["test/error"] == pytest.approx(figures["test/loss"] / 2)
+
+
+def test_a_validation_between_two_optimiser_steps_is_refused(tmp_path: Path) -> None:
+    more = {"logger": False, "accumulate_grad_batches": 2, "val_check_interval": 0.5}
+    with pytest.raises(UserError, match=r"val_check_interval=0.5 is 3 of 6 batches.* 2 batches"):
+        make_trainer(tmp_path, **more).fit(bound(), loader(12), loader(1))
+    make_trainer(tmp_path, **more).fit(bound(), loader(16), loader(1))
 
 
 def test_a_task_without_an_optimiser_says_so(tmp_path: Path) -> None:

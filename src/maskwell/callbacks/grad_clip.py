@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,6 +15,25 @@ from torch.optim import Optimizer
 
 from maskwell.callbacks.clock import optimiser_suffixes
 from maskwell.errors import UserError
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Of an optimiser's gradients: ``total`` on the device; ``read``, the same and that of each group."""
+
+    total: Tensor
+    read: list[float]
+
+
+def norms_of(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of each of these, float32 [N]."""
+    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+
+
+def total_and_groups(optimizer: Optimizer, each: Tensor) -> Tensor:
+    """[1 + groups]: norm of everything and of each group, from that of every gradient in their order."""
+    sizes = [sum(p.grad is not None for p in group["params"]) for group in optimizer.param_groups]
+    return torch.stack([torch.linalg.vector_norm(part) for part in (each, *each.split(sizes))])
 
 
 class GradClip(Callback):
@@ -44,6 +66,7 @@ class GradClip(Callback):
         self.max_norm = None if isinstance(max_norm, str) else max_norm
         self.window = window
         self.skipped = 0
+        self._given: tuple[Optimizer, Norms] | None = None
         self._clipped: dict[str, deque[bool]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,23 +79,34 @@ class GradClip(Callback):
         if self.auto:
             self.max_norm = getattr(pl_module, "max_norm", 1.0)
 
+    def take(self, optimizer: Optimizer, norms: Norms) -> None:
+        """What the monitor has measured of the gradients that are to be clipped next."""
+        self._given = optimizer, norms
+
+    def _measure(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> Norms:
+        given, self._given = self._given, None
+        if given is not None and given[0] is optimizer:
+            return given[1]
+        measured = total_and_groups(optimizer, norms_of(gradients))
+        return Norms(measured[0], measured.tolist())  # the one transfer of a step
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._given = None  # of a monitor that stands behind the clip
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         suffix = self._suffix(trainer, pl_module, optimizer)
-        groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
-        parameters = [p for group in groups for p in group]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             return
-        norms = [nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups]
-        total = nn.utils.get_total_norm([norm.to(parameters[0].device) for norm in norms])
-        # the one transfer of a step; what is logged below comes from it
-        measured = torch.stack([total, *(norm.to(total) for norm in norms)]).tolist()
-        if not torch.isfinite(torch.tensor(measured[0])):
+        plain = getattr(optimizer, "optimizer", optimizer)
+        norms = self._measure(plain, [p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(norms.read[0]):
             self.skip(parameters)
         else:
-            self._clip(parameters, total, measured[0], suffix)
-        pl_module.log_dict(self._figures(optimizer, measured, suffix), on_step=True, on_epoch=False)
+            self._clip(parameters, norms, suffix)
+        pl_module.log_dict(self._figures(optimizer, norms.read, suffix), on_step=True, on_epoch=False)
 
     def skip(self, parameters: list[nn.Parameter]) -> None:
         """Drop the gradients of a step, which then does nothing, and count it."""
@@ -80,12 +114,12 @@ class GradClip(Callback):
         for parameter in parameters:
             parameter.grad = None
 
-    def _clip(self, parameters: list[nn.Parameter], total: Tensor, norm: float, suffix: str) -> None:
-        clipped = self.max_norm is not None and norm > self.max_norm
+    def _clip(self, parameters: list[nn.Parameter], norms: Norms, suffix: str) -> None:
+        clipped = self.max_norm is not None and norms.read[0] > self.max_norm
         self._clipped.setdefault(suffix, deque(maxlen=self.window)).append(clipped)
         if clipped:
             assert self.max_norm is not None
-            nn.utils.clip_grads_with_norm_(parameters, self.max_norm, total)
+            nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norms.total)
 
     def _figures(self, optimizer: Optimizer, measured: list[float], suffix: str) -> dict[str, float]:
         total, *by_group = measured
@@ -101,9 +135,8 @@ class GradClip(Callback):
 
     def _suffix(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> str:
         suffixes = optimiser_suffixes(trainer, module)
-        plain = getattr(
-            optimizer, "optimizer", optimizer
-        )  # manual optimisation hands over Lightning's wrapper
+        # manual optimisation hands over Lightning's wrapper
+        plain = getattr(optimizer, "optimizer", optimizer)
         return next((s for s, o in zip(suffixes, trainer.optimizers, strict=True) if o is plain), "")
 
     def state_dict(self) -> dict[str, Any]:

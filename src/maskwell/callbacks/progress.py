@@ -162,7 +162,8 @@ class TrainingProgress(Callback):
     def _figures(self, trainer: Trainer, outputs: Any) -> str:
         """Epoch, loss, rate, the key metric and the time that is left."""
         logged = trainer.callback_metrics
-        loss = outputs.get("loss") if isinstance(outputs, dict) else logged.get("train/batch_loss")
+        returned = outputs.get("loss") if isinstance(outputs, dict) else None
+        loss = logged.get("train/batch_loss", returned)
         entries = [f"epoch {trainer.current_epoch + 1}"]
         if isinstance(loss, torch.Tensor):
             entries.append(f"loss {loss.item():.4g}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -50,11 +51,25 @@ class BatchLoader(DataLoader[Sample]):
     """A DataLoader whose workers pass on a UserError as the sentence that it is.
 
     torch wraps the error of a worker in the text of its traceback, which is not for people.
+
+    Where gradients are accumulated, the first batch of each optimiser step knows the others (see
+    :attr:`Batch.accumulated`).
     """
+
+    ahead: Callable[[], Iterator[int]] | None = None
+    """How many batches each optimiser step takes, asked when the first batch is; None: one."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            batches = super().__iter__()
+            for number in self.ahead() if self.ahead is not None else ():
+                together = tuple(itertools.islice(batches, number))
+                if together:
+                    together[0].accumulated = together
+                for batch in together:
+                    yield batch
+                    batch.accumulated = ()  # a cycle, which would keep the images
+            yield from batches
         except UserError as error:
             sentence = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")[2]
             raise UserError(sentence.strip()) from error
@@ -213,10 +228,13 @@ class DataModule(LightningDataModule):
             shuffle=not fixed,
             position=(lambda: (0, 0)) if fixed else self._position,
         )
-        if not self._scenes:
-            return self._loader(dataset, sampler)
-        scenes = rehearsal_scenes(dataset.spec, self.seed)
-        return self._loader(Rehearsed(dataset, scenes), RehearsalSampler(sampler, self._scenes))
+        if self._scenes:
+            scenes = rehearsal_scenes(dataset.spec, self.seed)
+            loader = self._loader(Rehearsed(dataset, scenes), RehearsalSampler(sampler, self._scenes))
+        else:
+            loader = self._loader(dataset, sampler)
+        loader.ahead = self._accumulated
+        return loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every validation sample once, over all ranks."""
@@ -262,7 +280,7 @@ class DataModule(LightningDataModule):
         dataset: SampleDataset | Rehearsed | Unlabelled,
         sampler: Sampler[list[Key]],
         num_workers: int | None = None,
-    ) -> DataLoader[Sample]:
+    ) -> BatchLoader:
         workers = self.num_workers if num_workers is None else num_workers
         return BatchLoader(
             dataset,
@@ -280,6 +298,17 @@ class DataModule(LightningDataModule):
     def _overfits(self) -> bool:
         """Whether the trainer overfits on a few batches, which have to be the same in every epoch."""
         return getattr(self.trainer, "overfit_batches", 0) > 0
+
+    def _accumulated(self) -> Iterator[int]:
+        """How many batches each optimiser step takes, from the position on."""
+        together = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        if self.trainer is None or together < 2:
+            return
+        _, done = self._position()
+        while done < self.trainer.num_training_batches:
+            end = min(done - done % together + together, self.trainer.num_training_batches)
+            yield int(end) - done
+            done = int(end)
 
     def _position(self) -> tuple[int, int]:
         """(epoch, finished batches of it) that the trainer has reached.

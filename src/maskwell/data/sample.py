@@ -244,11 +244,15 @@ class Batch:
     ``images`` float32 [B, 3, H, W]; ``pixel_mask`` bool [B, H, W], True where a pixel is image and
     not padding, of augmentation or of collation; ``samples`` in the same order, each without its own
     copy of the image.
+
+    ``accumulated``: of the first of several batches whose gradients are accumulated, all of them, itself
+    included, as they were loaded; of copies only that of :meth:`to` has them.
     """
 
     images: Tensor
     pixel_mask: Tensor
     samples: list[Sample] = field(default_factory=list)
+    accumulated: tuple[Batch, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -271,11 +275,13 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Used by Lightning's transfer hook."""
-        return Batch(
+        moved = Batch(
             self.images.to(device, non_blocking=non_blocking),
             self.pixel_mask.to(device, non_blocking=non_blocking),
             [sample.to(device, non_blocking=non_blocking) for sample in self.samples],
         )
+        moved.accumulated = self.accumulated
+        return moved
 
     def pin_memory(self) -> Batch:
         """Used by the DataLoader; only the images are worth pinning."""

@@ -7,6 +7,7 @@ and the optimiser's wiring live here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -17,8 +18,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from maskwell.data.sample import Batch, InputSpec, Prediction
+from maskwell.errors import UserError
+from maskwell.ops.losses import ALONE, Accumulation
 
 Stage = Literal["train", "val", "test"]
+
+OF_A_STEP = {"on_step": True, "on_epoch": False}
+"""How a value of one training step is logged."""
 
 
 class OptimiserFactory(Protocol):
@@ -50,6 +56,18 @@ class StepOutput:
         if self._cached is None:
             self._cached = [] if self.predict is None else self.predict()
         return self._cached
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of a training batch before its step.
+
+    ``counts``: name -> what the terms of its loss are divided by; ``plan``: what had to be drawn to know
+    them, for the step to use.
+    """
+
+    counts: Mapping[str, float] = field(default_factory=dict)
+    plan: Any = None
 
 
 class BaseTask(LightningModule):
@@ -89,11 +107,17 @@ class BaseTask(LightningModule):
     """Lowest score of the detections that it gives, where the family bounds them itself."""
     trained_label = "trained"
     """What the table at the end of a run calls the trained model."""
+    together: Accumulation = ALONE
+    """In a training step: the batches with which gradients are accumulated."""
+    plan: Any = None
+    """Then also: what :meth:`look_ahead` has drawn for the batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.categories: tuple[str, ...] = ()
         self.optim: OptimiserFactory | None = None
+        self._ahead: deque[tuple[Accumulation, Any]] = deque()
+        self._row: dict[str, Tensor] = {}
         self.reset_progress()
 
     @property
@@ -137,6 +161,14 @@ class BaseTask(LightningModule):
         """Loss, its raw parts and facts of one batch."""
         raise NotImplementedError(f"{type(self).__name__} defines no step.")
 
+    def look_ahead(self, batch: Batch) -> Ahead:
+        """What the loss of ``batch`` will be divided by, asked where gradients are accumulated.
+
+        Nothing for losses that are means over images: accumulated in batches of the same size they are the
+        larger batch's as they are.
+        """
+        return Ahead()
+
     def update_metrics(self, batch: Batch, output: StepOutput, stage: Stage) -> None:
         """Add one evaluated batch to the metrics."""
 
@@ -171,30 +203,74 @@ class BaseTask(LightningModule):
         optimiser, schedule = self.optim.build(self.trainable_parameters(), total)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Refuse a validation between two optimiser steps: no checkpoint holds gradients that wait."""
+        every, epoch = self.trainer.val_check_batch, self.trainer.num_training_batches
+        together = self.trainer.accumulate_grad_batches
+        if self.trainer.enable_validation and every and every < epoch and every % together:
+            raise UserError(
+                f"trainer.val_check_interval={self.trainer.val_check_interval} is {every} of {epoch:.0f} "
+                f"batches, which ends between two optimiser steps of {together} batches: give a number of "
+                "batches that is a multiple of trainer.accumulate_grad_batches."
+            )
+
     def training_loss(self, batch: Any) -> Tensor:
         """The loss that a training batch is learnt by, with its graph: what a replay goes through."""
         return self.step(batch, "train").loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Step, log, and hand parts and facts to the callbacks (in ``outputs``)."""
-        return self.record_training(self.step(batch, "train"), size=len(batch))
+        if batch.accumulated:
+            self._look_ahead(batch.accumulated)
+        if self._ahead:
+            self.together, self.plan = self._ahead.popleft()
+        try:
+            output = self.step(batch, "train")
+        finally:
+            self.together, self.plan = ALONE, None
+        return self.record_training(output, size=len(batch))
+
+    def _look_ahead(self, batches: Sequence[Batch]) -> None:
+        """Count over all batches up to the next optimiser step, before the first one's."""
+        found = [self.look_ahead(batch.to(self.device)) for batch in batches]
+        totals = {name: sum(ahead.counts[name] for ahead in found) for name in found[0].counts}
+        together = Accumulation(totals, self.trainer.accumulate_grad_batches)
+        self._ahead = deque((together, ahead.plan) for ahead in found)
 
     def record_training(self, output: StepOutput, size: int) -> dict[str, Any]:
         """Count and log one training step over ``size`` images; what ``training_step`` returns."""
         self.iteration += 1
         parts = {name: value.detach() for name, value in output.parts.items()}
         facts = {name: value.detach() for name, value in output.facts.items()}
-        self.log("train/batch_loss", output.loss.detach(), on_step=True, batch_size=size)
-        self.log("train/epoch", float(self.current_epoch), on_step=True, batch_size=size)
-        self.log_dict(
-            {f"train/{name}": value.float() for name, value in {**parts, **facts}.items()},
-            on_step=True,
-            on_epoch=False,
-            batch_size=size,
-        )
+        row = {"train/batch_loss": output.loss.detach(), "train/epoch": float(self.current_epoch)}
+        row |= {f"train/{name}": value.float() for name, value in {**parts, **facts}.items()}
+        self.log_dict(row, on_step=True, on_epoch=False)
         self._epoch_loss = self._epoch_loss + output.loss.detach().float() * size
         self._epoch_size += size
         return {"loss": output.loss, "parts": parts, "facts": facts}
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """As Lightning's; what is of one training step alone goes into its row without Lightning's account.
+
+        That account costs a millisecond for three values of every step.
+        """
+        if args or options != OF_A_STEP or self._trainer is None or not self.trainer.training:
+            super().log_dict(dictionary, *args, **options)
+            return
+        values = {name: torch.as_tensor(value).detach() for name, value in dictionary.items()}
+        self._row |= values
+        for shown in (self.trainer.callback_metrics, self.trainer.logged_metrics):
+            shown.update(values)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the row of the step; where gradients are accumulated, that of the batch that made it."""
+        row, self._row = self._row, {}
+        trainer, loop = self.trainer, self.trainer.fit_loop
+        if loop._should_accumulate() and self.automatic_optimization:
+            return
+        connector = trainer._logger_connector
+        if connector.should_update_logs or trainer.fast_dev_run:
+            connector.log_metrics(row)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the whole epoch, the part before a resume included."""

@@ -1,10 +1,13 @@
 """Loss terms as pure functions on logits, and the one place where objects are counted.
 
 Sum-type terms return one value per object, unreduced over objects, so that the caller divides by
-:func:`global_count` and nothing else.
+:func:`global_count`, or by a :class:`Divisor` made of it, and nothing else.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def global_count(local: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
+def global_count(local: float | Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Divisor of a sum-type loss: the sum of ``local`` over ranks / world size, at least 1.
 
     DDP averages gradients over ranks, so the division by the world size makes the averaged
@@ -25,6 +28,64 @@ def global_count(local: int | Tensor, device: torch.device | str = "cpu") -> Ten
         dist.all_reduce(count)
         count /= dist.get_world_size()
     return count.clamp(min=1.0)
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """What a sum is divided by: ``own``, the count of its batch.
+
+    ``whole``: that of all batches whose gradients are accumulated with it, over their number; None: the
+    batch stands alone.
+    """
+
+    own: Tensor
+    whole: Tensor | None = None
+
+    def mean(self, total: Tensor) -> Tensor:
+        """``total`` over ``own``, with the gradient of ``total`` over ``whole``.
+
+        So what is logged and watched stays the mean of this batch, as if it stood alone.
+        """
+        value = total / self.own
+        if self.whole is None:
+            return value
+        share = total / self.whole
+        return value.detach() + (share - share.detach())
+
+    def __mul__(self, copies: int) -> Divisor:
+        return Divisor(self.own * copies, None if self.whole is None else self.whole * copies)
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """``number`` batches whose gradients are averaged for one optimiser step (the last ones may be fewer).
+
+    ``totals``: what the terms of the loss are divided by, name -> count of all of them on this rank.
+    Divided by these the mean of their gradients is the gradient of one batch that holds them all; a mean
+    of each batch's own means would weigh an object the more, the fewer its batch has.
+    """
+
+    totals: Mapping[str, float] = field(default_factory=dict)
+    number: int = 1
+
+    def divisor(
+        self,
+        name: str,
+        local: float | Tensor,
+        device: torch.device | str = "cpu",
+        count: Callable[[float | Tensor, torch.device | str], Tensor] | None = None,
+    ) -> Divisor:
+        """Divisor of the terms that are summed over what ``name`` counts, ``local`` of it in this batch.
+
+        ``count``: count on this rank and device -> divisor; None: :func:`global_count`.
+        """
+        count = count or global_count
+        own = count(local, device)
+        return Divisor(own, count(self.totals[name], device) / self.number if self.totals else None)
+
+
+ALONE = Accumulation()
+"""A batch that the optimiser steps with by itself."""
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

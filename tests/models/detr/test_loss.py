@@ -107,7 +107,7 @@ def test_every_term_is_divided_by_the_objects_of_all_ranks(monkeypatch: pytest.M
 
     layers = random_layers()
     alone = FOCAL(DetectorOutputs(layers), WANTED)[1]
-    monkeypatch.setattr("maskwell.models.detr.loss.global_count", global_count)
+    monkeypatch.setattr("maskwell.ops.losses.global_count", global_count)
     shared = FOCAL(DetectorOutputs(layers), WANTED)[1]
     for name, value in alone.items():
         assert float(shared[name]) == pytest.approx(float(value) / 7, rel=1e-5), name
@@ -174,7 +174,7 @@ def test_an_object_weighs_as_much_with_more_queries() -> None:
 def test_queries_are_left_for_background() -> None:
     outputs = DetectorOutputs(random_layers(queries=6))
     greedy = replace(FOCAL, one_to_many=100)
-    matched = match(outputs.layers, WANTED, 1, greedy.costs, greedy._class_cost(), 100)
+    matched = match(outputs.layers, WANTED, 1, greedy.costs, greedy._class_cost(), greedy._copies)
     first = (matched.layer == 0) & (matched.image == 0)
     assert int(first.sum()) == 2 and int(((matched.layer == 0) & (matched.image == 1)).sum()) == 3
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskwell.callbacks.grad_clip import norms_of
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
 from maskwell.health import signals as names
 from maskwell.health.signals import Signals
@@ -40,8 +41,8 @@ class _Plan:
 class GradientWatch:
     """Measures the gradients of every optimiser before its steps, and what the steps change.
 
-    Each step only the total norm is taken; norms of groups, missing gradients and changes of weights
-    every ``every`` steps. Nothing waits for the device but :meth:`total`'s reader.
+    Each step only the norm of every gradient is taken; those of parts of the network, missing gradients and
+    changes of weights every ``every`` steps. Nothing waits for the device but :meth:`norms`' reader.
 
     Args:
         name_of: parameter -> its name in the module.
@@ -56,21 +57,21 @@ class GradientWatch:
         self.name_of, self.buffer, self.signals, self.every = name_of, buffer, signals, every
         self._plans: dict[int, _Plan] = {}
 
-    def total(self, optimizer: Optimizer, label: str, step: int) -> Tensor | None:
-        """Norm of all gradients of an optimiser, which also waits to be recorded; None without any."""
+    def norms(self, optimizer: Optimizer, label: str, step: int) -> Tensor | None:
+        """Norm of each gradient of an optimiser [N], whose total waits to be recorded; None without any."""
         if step % self.every == 0:  # what is trained may have changed
             self._refresh(optimizer)
         plan = self._plan(optimizer)
         present = [p.grad for _, p in plan.tensors if p.grad is not None]
         if not present:
             return None
-        norms = torch.stack([n.float() for n in torch._foreach_norm(present)])
+        norms = norms_of(present)
         total = torch.linalg.vector_norm(norms)
         self.buffer.add(total, lambda v: self._record_norm(names.GRAD + label, step, v[0]))
         if step % self.every == 0:
             self._details(plan, norms, step)
         self._direction(plan, label, step)
-        return total
+        return norms
 
     def _record_norm(self, name: str, step: int, value: float) -> None:
         if value == value and value not in (float("inf"), float("-inf")):

@@ -62,7 +62,7 @@ def tensors(batch: Any, place: str = "batch") -> Iterator[tuple[str, Tensor]]:
     if isinstance(batch, Tensor):
         yield place, batch
     elif is_dataclass(batch) and not isinstance(batch, type):
-        for entry in fields(batch):
+        for entry in (f for f in fields(batch) if f.init):
             yield from tensors(getattr(batch, entry.name), f"{place}.{entry.name}")
     elif isinstance(batch, Mapping):
         for key, value in batch.items():

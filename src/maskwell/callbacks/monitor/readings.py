@@ -51,6 +51,8 @@ def values_of(trainer: Trainer, outputs: Any) -> dict[str, Tensor]:
     if not isinstance(loss, Tensor):
         logged = trainer.callback_metrics
         loss = next((logged[name] for name in LOSS_NAMES if name in logged), None)
+    elif trainer.lightning_module.automatic_optimization:
+        loss = loss * trainer.accumulate_grad_batches  # by which Lightning has divided it
     values = {} if loss is None else {names.LOSS: loss}
     for prefix, key in ((names.PART, "parts"), (names.FACT, "facts")):
         for name, value in (found.get(key) or {}).items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskwell.callbacks.clock import iteration, optimiser_suffixes
-from maskwell.callbacks.grad_clip import GradClip
+from maskwell.callbacks.grad_clip import GradClip, Norms, total_and_groups
 from maskwell.callbacks.head_gradients import rms
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
 from maskwell.callbacks.monitor.capture import ENTRY, Capture
@@ -134,12 +134,12 @@ class StepWatch:
             self._drop(trainer, plain)
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        total = self.gradients.total(plain, label, self._step)
-        if total is None and not self._losses:
+        each = self.gradients.norms(plain, label, self._step)
+        if each is None and not self._losses:
             return
         # where another callback has dropped the gradients already, the loss is still to be judged
-        norm = self._losses[0].new_zeros(()) if total is None else total
-        bad_gradients, bad_loss = self._flags(trainer, norm)
+        norms = self._losses[0].new_zeros(1) if each is None else self._norms(plain, each)
+        (bad_gradients, bad_loss), read = self._flags(trainer, norms)
         self._bad = (self._bad[0] or bad_gradients, self._bad[1] or bad_loss)
         self._made[label] = self._made.get(label, 0) + 1
         self.rates.record(trainer, plain, label, self._step, self._made[label])
@@ -148,17 +148,27 @@ class StepWatch:
             self._skip(trainer, plain)
             return
         if self._micro:
-            self._noise(trainer, norm)
+            self._noise(trainer, norms[0])
         self._heads(module)
         self.gradients.before_step(plain, self._step)
+        if (clip := self._clip(trainer)) is not None and len(read) > 1:
+            clip.take(plain, Norms(norms[0], read))
 
-    def _flags(self, trainer: Trainer, total: Tensor) -> tuple[bool, bool]:
-        """Whether gradients, and losses, of any rank are not finite: the one transfer of a step."""
-        flags = torch.stack([~torch.isfinite(total), any_bad(self._losses, total.device)]).float()
+    @staticmethod
+    def _norms(optimizer: Optimizer, each: Tensor) -> Tensor:
+        """[1 + groups], or the total alone where not all gradients were measured (just unfrozen)."""
+        present = sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        if present != len(each):
+            return torch.linalg.vector_norm(each)[None]
+        return total_and_groups(optimizer, each)
+
+    def _flags(self, trainer: Trainer, norms: Tensor) -> tuple[tuple[bool, bool], list[float]]:
+        """Whether gradients, and losses, of any rank are not finite, and ``norms``: the one transfer."""
+        flags = torch.stack([~torch.isfinite(norms[0]), any_bad(self._losses, norms.device)]).to(norms)
         if trainer.world_size > 1:
             flags = trainer.strategy.reduce(flags, reduce_op="sum")
-        gradients, loss = flags.tolist()
-        return gradients > 0, loss > 0
+        gradients, loss, *read = torch.cat([flags, norms]).tolist()
+        return (gradients > 0, loss > 0), read
 
     def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
         why = "the loss is not finite" if self._bad[1] else "gradients are not finite"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskwell.models.detr.net import DetectorOutputs, Layers, Target
 from maskwell.ops import boxes as box_ops
-from maskwell.ops.losses import global_count, iou_aware_bce, sigmoid_focal
+from maskwell.ops.losses import ALONE, Accumulation, Divisor, iou_aware_bce, sigmoid_focal
 from maskwell.ops.matcher import MatchCosts, assign, focal_cost, match_cost
 
 QUALITY, FOCAL, IOU_BCE, SOFTMAX = "quality", "focal", "iou_bce", "softmax"
@@ -83,26 +83,54 @@ class SetLoss:
         kind = IOU_BCE if config.model_type == "rf_detr" else FOCAL
         return cls(kind, costs, alpha=config.focal_alpha, **weights)
 
+    def counts(self, objects: Sequence[int], queries: int, layers: int) -> dict[str, float]:
+        """What terms are divided by, of images with so many objects each.
+
+        Args:
+            objects: of each image.
+            queries: of each group.
+            layers: decoder layers, and the encoder's where it makes proposals.
+        """
+        counted = {"objects": float(sum(objects))}
+        if self.classification == SOFTMAX:  # weights of all queries in the first layer
+            given = [min(queries, n * (self._copies(n, queries) if layers > 1 else 1)) for n in objects]
+            counted["queries"] = sum(n + self.nothing * (queries - n) for n in given)
+        return counted
+
+    def _copies(self, count: int, queries: int) -> int:
+        """Queries of each object in all layers but the last.
+
+        At most half of the queries are given away, so that the others learn to be background.
+        """
+        return max(1, min(self.one_to_many, queries // (2 * count))) if count else 1
+
     def __call__(
-        self, outputs: DetectorOutputs, targets: Sequence[Target]
+        self, outputs: DetectorOutputs, targets: Sequence[Target], together: Accumulation = ALONE
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and raw terms of the last layer.
 
         ``loss_aux``: weighted sum of the other layers; ``loss_dn``: that of denoising, where there is any.
+        ``together``: with which batches gradients are accumulated.
         """
         with torch.autocast(outputs.layers.logits.device.type, enabled=False):
             layers = outputs.layers.float()
-            count = sum(len(target.labels) for target in targets)
-            objects = global_count(count, layers.logits.device)
-            matched = match(layers, targets, outputs.groups, self.costs, self._class_cost(), self.one_to_many)
-            terms = self._terms(layers, matched, objects * outputs.groups)
+            num_layers, _, num_queries = layers.logits.shape[:3]
+            counts = self.counts(
+                [len(target.labels) for target in targets], num_queries // outputs.groups, num_layers
+            )
+            divisors = {name: together.divisor(name, n, layers.logits.device) for name, n in counts.items()}
+            objects = divisors["objects"]
+            matched = match(layers, targets, outputs.groups, self.costs, self._class_cost(), self._copies)
+            queries = divisors.get("queries", objects * outputs.groups)
+            terms = self._terms(layers, matched, objects * outputs.groups, queries)
             parts = {name: values[-1] for name, values in terms.items()}
             parts["loss_aux"] = self._sum({name: values[:-1].sum() for name, values in terms.items()})
             total = self._sum(parts) + parts["loss_aux"]
             if outputs.denoising is not None:
                 noisy = outputs.denoising
                 pairs = denoised(noisy.layers, noisy.queries, noisy.repeats, targets)
-                terms = self._terms(noisy.layers.float(), pairs, objects * noisy.repeats)
+                copied = objects * noisy.repeats
+                terms = self._terms(noisy.layers.float(), pairs, copied, copied)
                 parts["loss_dn"] = self._sum({name: values.sum() for name, values in terms.items()})
                 total = total + parts["loss_dn"]
             return total, parts
@@ -115,23 +143,25 @@ class SetLoss:
             return lambda logits: -logits.softmax(-1)
         return focal_cost
 
-    def _terms(self, layers: Layers, matched: Matched, divisor: Tensor) -> dict[str, Tensor]:
-        """Name -> [L]."""
+    def _terms(
+        self, layers: Layers, matched: Matched, objects: Divisor, queries: Divisor
+    ) -> dict[str, Tensor]:
+        """Name -> [L]; ``queries`` divides the classification."""
         place = (matched.layer, matched.image, matched.query)
         predicted = layers.boxes[place]
         corners, wanted = box_ops.cxcywh_to_xyxy(predicted), box_ops.cxcywh_to_xyxy(matched.boxes)
         zeros = layers.boxes.new_zeros(len(layers.boxes))
         distance = (predicted - matched.boxes).abs().sum(-1)
         overlap_loss = 1 - box_ops.generalised_iou(corners, wanted)
+        classified = self._classify(layers.logits, matched, box_ops.iou(corners, wanted).detach())
         return {
-            "loss_cls": self._classify(
-                layers.logits, matched, box_ops.iou(corners, wanted).detach(), divisor
-            ),
-            "loss_box": zeros.index_add(0, matched.layer, distance * matched.share) / divisor,
-            "loss_giou": zeros.index_add(0, matched.layer, overlap_loss * matched.share) / divisor,
+            "loss_cls": queries.mean(classified),
+            "loss_box": objects.mean(zeros.index_add(0, matched.layer, distance * matched.share)),
+            "loss_giou": objects.mean(zeros.index_add(0, matched.layer, overlap_loss * matched.share)),
         }
 
-    def _classify(self, logits: Tensor, matched: Matched, overlap: Tensor, divisor: Tensor) -> Tensor:
+    def _classify(self, logits: Tensor, matched: Matched, overlap: Tensor) -> Tensor:
+        """Sum over images, queries and classes, [L]."""
         place = (matched.layer, matched.image, matched.query)
         if self.classification == SOFTMAX:
             return self._softmax(logits, matched)
@@ -149,16 +179,16 @@ class SetLoss:
             background = self.alpha * logits.detach().sigmoid() ** self.gamma
             weight = torch.where(positive, quality, background)
             values = F.binary_cross_entropy_with_logits(logits, quality, weight=weight, reduction="none")
-        return values.sum((1, 2, 3)) / divisor
+        return values.sum((1, 2, 3))
 
     def _softmax(self, logits: Tensor, matched: Matched) -> Tensor:
-        """Weighted mean over the queries of all ranks, unmatched ones being "nothing", the last class."""
+        """Weighted sum over queries, unmatched ones being "nothing", the last class."""
         last = logits.shape[-1] - 1
         wanted = torch.full(logits.shape[:-1], last, dtype=torch.int64, device=logits.device)
         wanted[matched.layer, matched.image, matched.query] = matched.labels
         weight = torch.where(wanted == last, self.nothing, 1.0)
         values = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none").view_as(weight)
-        return (values * weight).sum((1, 2)) / global_count(weight[0].sum(), logits.device)
+        return (values * weight).sum((1, 2))
 
 
 def match(
@@ -167,11 +197,12 @@ def match(
     groups: int,
     costs: MatchCosts,
     class_cost: Callable[[Tensor], Tensor],
-    one_to_many: int = 1,
+    copies: Callable[[int, int], int] = lambda count, queries: 1,
 ) -> Matched:
     """Optimal assignment in every layer, image and group of queries.
 
     ``class_cost``: [..., C] logits -> [..., C] cost of calling a query an object of each class.
+    ``copies``: objects of an image, queries of a group -> queries of each object in all layers but the last.
     """
     logits, boxes = (value.detach() for value in (layers.logits, layers.boxes))
     num_layers, num_images, num_queries = logits.shape[:3]
@@ -193,9 +224,7 @@ def match(
     size = num_queries // groups
     problems = cost.reshape(-1, size, widest)  # layer, then image, then group
     repeated = [count for count in counts for _ in range(groups)]
-    # At most half of the queries are given away, so that the others learn to be background.
-    copies = [max(1, min(one_to_many, size // (2 * count))) if count else 1 for count in repeated]
-    repeats = copies * (num_layers - 1) + [1] * len(repeated)
+    repeats = [copies(count, size) for count in repeated] * (num_layers - 1) + [1] * len(repeated)
     pairs = assign(problems, repeated * num_layers, repeats)
     number = torch.repeat_interleave(
         torch.arange(len(pairs)), torch.tensor([len(query) for query, _ in pairs])

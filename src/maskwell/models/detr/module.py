@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from maskwell.data.sample import IMAGENET_MEAN, IMAGENET_STD, Batch, Colour, InputSpec, Prediction
 from maskwell.errors import UserError
 from maskwell.metrics.detection import BACKGROUND, DetectionScores
-from maskwell.models.base import BaseTask, OptimiserFactory, Stage, StepOutput
+from maskwell.models.base import Ahead, BaseTask, OptimiserFactory, Stage, StepOutput
 from maskwell.models.detr import base_model
 from maskwell.models.detr.answers import Detection, predictions
 from maskwell.models.detr.loss import SOFTMAX, SetLoss
@@ -143,13 +143,19 @@ class Detr(BaseTask):
             for sample, scale in zip(batch.samples, frame, strict=True)
         ]
         outputs = network(*self._inputs(batch), targets)
-        loss, parts = self.criterion(outputs, targets)
+        loss, parts = self.criterion(outputs, targets, self.together)
         counts = torch.tensor([float(len(target.labels)) for target in targets])
         facts = {"num_objects": counts.sum()}
         if stage == "train":
             facts["unmatched_objects"] = (counts - self.config.num_queries).clamp(min=0).sum()
             return StepOutput(loss, parts, facts)
         return StepOutput(loss, parts, facts, predict=lambda: self._predictions(outputs, batch))
+
+    def look_ahead(self, batch: Batch) -> Ahead:
+        """Objects, or weights of queries."""
+        objects = [len(sample.labels) for sample in batch.samples]
+        config: Any = self.config
+        return Ahead(self.criterion.counts(objects, config.num_queries, config.decoder_layers))
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and pixel mask as the recipe wants them."""

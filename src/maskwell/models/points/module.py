@@ -23,7 +23,7 @@ from maskwell.data.sample import (
 from maskwell.errors import UserError
 from maskwell.metrics.point_stop import STOPS
 from maskwell.metrics.points import RELATIVE
-from maskwell.models.base import BaseTask, Stage, StepOutput
+from maskwell.models.base import Ahead, BaseTask, Stage, StepOutput
 from maskwell.models.points import net, rollout, states
 from maskwell.models.points.heads import Proposals
 from maskwell.models.points.loss import Distance
@@ -179,12 +179,12 @@ class Points(BaseTask):
         if self.head == "one_shot":
             output = self._one_shot(network, grid, truth, scale)
             return self._answering(output, batch, rolled, count)
-        drawn = self._draw(batch, grid, truth, scale, stage)
+        drawn = self._draw(batch, grid, truth, scale, stage) if self.plan is None else self.plan
         marks, counts = padded([state.marks for state in drawn])
         image = torch.tensor([state.image for state in drawn])
         out = network.decode(grid, image.to(self.device), marks.to(self.device), counts.to(self.device))
         assert not isinstance(out, Proposals)
-        total, parts, look = self.objective.states(out, drawn, scale, grid, truth)
+        total, parts, look = self.objective.states(out, drawn, scale, grid, truth, self.together)
         finished = torch.tensor([state.finished for state in drawn], device=look.done.device)
         facts = {
             "done_share": finished.float().mean(),
@@ -197,8 +197,19 @@ class Points(BaseTask):
 
     def _one_shot(self, network: PointNet, grid: Grid, truth: list[Tensor], scale: Tensor) -> PointOutput:
         out = rollout.proposals(network, grid)
-        total, parts = self.objective.one_shot(out, [points.to(self.device) for points in truth], scale)
+        placed = [points.to(self.device) for points in truth]
+        total, parts = self.objective.one_shot(out, placed, scale, self.together)
         return PointOutput(total, parts, {})
+
+    @torch.no_grad()
+    def look_ahead(self, batch: Batch) -> Ahead:
+        """Its states are drawn now, for they tell how many are unfinished: the images are encoded twice."""
+        truth = [_points(sample) for sample in batch.samples]
+        grid = self.net.encode(batch.images, batch.pixel_mask)
+        if self.head == "one_shot":
+            return Ahead(self.objective.one_shot_counts(grid.valid, truth))
+        drawn = self._draw(batch, grid, truth, _scale(batch), "train")
+        return Ahead(self.objective.counts(drawn, grid, truth), drawn)
 
     def _answering(
         self, output: PointOutput, batch: Batch, rolled: Callable[[], list[Rollout]] | None, count: Tensor
@@ -244,7 +255,8 @@ class Points(BaseTask):
         """Of this iteration: a fresh model's own marks teach nothing, so their share grows from 0."""
         if not self.own_warmup or self._trainer is None:
             return self.policy.own_share
-        total = self.own_warmup * float(self.trainer.estimated_stepping_batches)
+        steps = float(self.trainer.estimated_stepping_batches)
+        total = self.own_warmup * steps * self.trainer.accumulate_grad_batches
         return self.policy.own_share * min(1.0, self.iteration / total)
 
     def _own_marks(self, batch: Batch, grid: Grid, truth: list[Tensor], scale: Tensor) -> list[OwnMarks]:

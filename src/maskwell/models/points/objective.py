@@ -9,11 +9,11 @@ from torch import Tensor
 
 from maskwell.errors import UserError
 from maskwell.models.points import loss
-from maskwell.models.points.heads import Coordinates, Pointing, Proposals
+from maskwell.models.points.heads import PROPOSALS, Coordinates, Pointing, Proposals
 from maskwell.models.points.loss import DISTANCES, Distance
 from maskwell.models.points.net import Grid, Head
 from maskwell.models.points.states import Policy, State
-from maskwell.ops.losses import global_count
+from maskwell.ops.losses import ALONE, Accumulation
 from maskwell.ops.points import to_signed
 
 # Distances of a pointer are parts of a cell, 0.04 at 384 px: they need another scale than coordinates.
@@ -76,6 +76,21 @@ class Objective:
         self.spatial_weight = own[1] if spatial_weight is None else spatial_weight
         self.done_weight = own[2] if done_weight is None else done_weight
 
+    def counts(self, states: list[State], grid: Grid, truth: list[Tensor]) -> dict[str, float]:
+        """What the terms of sequential heads are divided by, see :meth:`states`."""
+        counted = {"unfinished": sum(not state.finished for state in states), "states": len(states)}
+        if grid.objectness is None:
+            return dict(counted)
+        shown = self._shown(torch.zeros_like(grid.objectness), grid, truth)[1]
+        return {**counted, "cells": float(shown.sum())}
+
+    def one_shot_counts(self, valid: Tensor, truth: list[Tensor]) -> dict[str, float]:
+        """What the terms of the one-shot head are divided by; ``valid`` bool [B, P], shows image."""
+        shown = (valid.sum(1) * PROPOSALS).tolist()
+        matched = sum(min(len(points), most) for points, most in zip(truth, shown, strict=True))
+        weight = matched + loss.NO_OBJECT * (sum(shown) - matched)
+        return {"objects": sum(len(points) for points in truth), "weight": weight}
+
     def states(
         self,
         out: Pointing | Coordinates,
@@ -83,6 +98,7 @@ class Objective:
         scale: Tensor,
         grid: Grid,
         truth: list[Tensor],
+        together: Accumulation = ALONE,
     ) -> tuple[Tensor, dict[str, Tensor], Look]:
         """Loss, raw parts and the model's look at each state.
 
@@ -91,6 +107,7 @@ class Objective:
             states: these.
             scale: (width, height) of the network input in px, float [2].
             grid: the images; ``truth``: their objects, float [N, 2] in [0, 1] each.
+            together: with which batches gradients are accumulated.
         """
         device = out.done_logit.device
         left, present = _padded([state.left for state in states], device)
@@ -103,13 +120,13 @@ class Objective:
             each = loss.coordinate_loss(out.signed, target, self.kind, self.threshold)
             spatial_parts = {"loss_spatial": torch.where(unfinished, each, 0.0)}
         square = (to_signed(look.point) - to_signed(look.target)).square().mean(1)
-        divisor = global_count(unfinished.sum(), device)
-        parts = {name: value.sum() / divisor for name, value in spatial_parts.items()}
+        each_unfinished = together.divisor("unfinished", unfinished.sum(), device)
+        parts = {name: each_unfinished.mean(value.sum()) for name, value in spatial_parts.items()}
         done = loss.done_loss(out.done_logit, ~unfinished, self.pos_weight)
-        parts["loss_done"] = done.sum() / global_count(len(states), device)
+        parts["loss_done"] = together.divisor("states", len(states), device).mean(done.sum())
         if grid.objectness is not None:
-            parts["loss_cell"] = self._objectness(grid.objectness, grid, truth)
-        parts["loss_mse"] = torch.where(unfinished, square, 0.0).sum() / divisor
+            parts["loss_cell"] = self._objectness(grid.objectness, grid, truth, together)
+        parts["loss_mse"] = each_unfinished.mean(torch.where(unfinished, square, 0.0).sum())
         return self._total(parts), parts, look
 
     def _total(self, parts: dict[str, Tensor]) -> Tensor:
@@ -132,11 +149,15 @@ class Objective:
         offset = loss.offsets(out, cells, left, self.kind, self.threshold)
         return {"loss_point": point, "loss_spatial": offset}
 
-    def _objectness(self, logits: Tensor, grid: Grid, truth: list[Tensor]) -> Tensor:
+    def _objectness(self, logits: Tensor, grid: Grid, truth: list[Tensor], together: Accumulation) -> Tensor:
+        each, shown = self._shown(logits, grid, truth)
+        return together.divisor("cells", shown.sum(), logits.device).mean(each.sum())
+
+    def _shown(self, logits: Tensor, grid: Grid, truth: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of objectness and cells that show an object, of each image [B]."""
         objects, present = _padded(truth, logits.device)
         cells = loss.around(logits.masked_fill(~grid.valid, -torch.inf), objects, present, grid.size)
-        each, shown = loss.objectness(logits, grid.valid, cells)
-        return each.sum() / global_count(shown.sum(), logits.device)
+        return loss.objectness(logits, grid.valid, cells)
 
     def _look(self, out: Pointing | Coordinates, left: Tensor, present: Tensor, scale: Tensor) -> Look:
         point = out.point
@@ -154,13 +175,14 @@ class Objective:
         return Look(point, out.done_logit.detach().sigmoid(), target, error)
 
     def one_shot(
-        self, out: Proposals, truth: list[Tensor], scale: Tensor
+        self, out: Proposals, truth: list[Tensor], scale: Tensor, together: Accumulation = ALONE
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """P2PNet's loss: weighted cross-entropy and square px distance of the matched proposals."""
         device = out.logits.device
         cross_entropy, weight, distance = loss.one_shot(out, truth, scale)
-        objects = global_count(sum(len(points) for points in truth), device)
-        parts = {"loss_cls": cross_entropy / global_count(weight, device), "loss_spatial": distance / objects}
+        objects = together.divisor("objects", sum(len(points) for points in truth), device)
+        classified = together.divisor("weight", weight, device).mean(cross_entropy)
+        parts = {"loss_cls": classified, "loss_spatial": objects.mean(distance)}
         return parts["loss_cls"] + self.spatial_weight * parts["loss_spatial"], parts
 
 

@@ -7,7 +7,7 @@ the box, classification and presence terms with weight 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskwell.models.sam_lora.net import PromptOutputs
 from maskwell.ops import boxes as box_ops
-from maskwell.ops.losses import dice, global_count, iou_aware_bce, sigmoid_focal
+from maskwell.ops.losses import ALONE, Accumulation, Divisor, dice, iou_aware_bce, sigmoid_focal
 from maskwell.ops.matcher import MatchCosts, assign, match_cost
 from maskwell.ops.sampling import sample_masks, sample_points, uncertain_points
 
@@ -74,26 +74,40 @@ class SetLoss:
     mask_points: int = 12_544
     one_to_many: int = 1
 
+    @staticmethod
+    def counts(targets: Sequence[RowTarget]) -> dict[str, float]:
+        """What terms are divided by: objects and rows, of all and of those with masks."""
+        masked = [target for target in targets if target.masks is not None]
+        return {
+            "objects": sum(len(target.boxes) for target in targets),
+            "rows": len(targets),
+            "masked_objects": sum(len(target.boxes) for target in masked),
+            "masked_rows": len(masked),
+        }
+
     def __call__(
-        self, outputs: PromptOutputs, targets: Sequence[RowTarget]
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], together: Accumulation = ALONE
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and raw terms of the last layer (``loss_aux``: weighted sum of the other layers).
 
         Args:
             outputs: of P rows and L decoder layers.
             targets: one per row, P in all.
+            together: with which batches gradients are accumulated.
         """
         with torch.autocast(outputs.logits.device.type, enabled=False):
             outputs = outputs.float()
             counts = [len(target.boxes) for target in targets]
-            objects = self._divisor(sum(counts), outputs.logits.device)
-            rows = self._divisor(len(targets), outputs.logits.device)
+            divisors = {
+                name: together.divisor(name, count, outputs.logits.device, self._count())
+                for name, count in self.counts(targets).items()
+            }
             match = _match_layers(outputs, targets, counts, self.costs, self.one_to_many)
-            layers = self._layer_terms(outputs, match, counts, objects, rows)
+            layers = self._layer_terms(outputs, match, counts, divisors)
             parts = {name: values[-1] for name, values in layers.items()}
-            parts |= self._mask_terms(outputs, targets, match)
+            parts |= self._mask_terms(outputs, targets, match, divisors["masked_objects"])
             if self.weights.semantic or self.weights.semantic_dice:
-                parts |= self._semantic_terms(outputs, targets)
+                parts |= self._semantic_terms(outputs, targets, divisors["masked_rows"])
             auxiliary = sum((self._weight(n) * v[:-1].sum() for n, v in layers.items()), torch.zeros(()))
             total = sum((self._weight(n) * v for n, v in parts.items()), auxiliary)
             return total, {**parts, "loss_aux": auxiliary}
@@ -101,15 +115,16 @@ class SetLoss:
     def _weight(self, name: str) -> float:
         return float(getattr(self.weights, name.removeprefix("loss_")))
 
-    def _divisor(self, count: int, device: torch.device) -> Tensor:
+    def _count(self) -> Callable[[float | Tensor, torch.device | str], Tensor] | None:
+        """How a count on this rank becomes a divisor; None: over all ranks."""
         if self.normalisation == "one":
-            return torch.ones((), device=device)
+            return lambda count, device: torch.ones((), device=device)
         if self.normalisation == "local":
-            return torch.tensor(max(count, 1.0), device=device)
-        return global_count(count, device)
+            return lambda count, device: torch.tensor(max(float(count), 1.0), device=device)
+        return None
 
     def _layer_terms(
-        self, outputs: PromptOutputs, match: _Match, counts: Sequence[int], objects: Tensor, rows: Tensor
+        self, outputs: PromptOutputs, match: _Match, counts: Sequence[int], divisors: Mapping[str, Divisor]
     ) -> dict[str, Tensor]:
         """Box, GIoU, classification and presence of every decoder layer: name -> [L]."""
         num_layers = outputs.logits.shape[0]
@@ -126,27 +141,23 @@ class SetLoss:
         overlap[match.layer, match.row, match.query] = box_ops.iou(predicted, match.boxes).detach()
         visible = torch.tensor([count > 0 for count in counts], device=outputs.logits.device)
         per_query = iou_aware_bce(outputs.logits, positive, overlap) * visible[None, :, None]
-        cls = per_query.mean(-1).sum(-1) / rows
-
+        objects, rows = divisors["objects"], divisors["rows"]
         present = visible.float().expand_as(outputs.presence)
         presence = F.binary_cross_entropy_with_logits(outputs.presence, present, reduction="none")
         return {
-            "loss_box": l1 / objects,
-            "loss_giou": giou / objects,
-            "loss_cls": cls,
-            "loss_presence": 0.5 * presence.sum(-1) / rows,
+            "loss_box": objects.mean(l1),
+            "loss_giou": objects.mean(giou),
+            "loss_cls": rows.mean(per_query.mean(-1).sum(-1)),
+            "loss_presence": rows.mean(0.5 * presence.sum(-1)),
         }
 
     def _mask_terms(
-        self, outputs: PromptOutputs, targets: Sequence[RowTarget], match: _Match
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], match: _Match, objects: Divisor
     ) -> dict[str, Tensor]:
         """Focal (mean over pixels) and dice of the last layer's matched masks, per object with a mask."""
         with_masks = torch.tensor([t.masks is not None for t in targets], device=match.row.device)
         kept = (match.layer == outputs.logits.shape[0] - 1) & with_masks[match.row]
         row, query, target = match.row[kept], match.query[kept], match.target[kept]
-        objects = self._divisor(
-            sum(len(t.boxes) for t in targets if t.masks is not None), outputs.logits.device
-        )
         logits = outputs.masks[row, query]
         if not len(row):
             nothing = logits.sum()  # of no element: 0, and the graph stays whole for DDP
@@ -160,21 +171,22 @@ class SetLoss:
             flat = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False).flatten(1)
             flat_wanted = wanted.flatten(1).float()
         return {
-            "loss_mask": sigmoid_focal(flat, flat_wanted).mean(-1).sum() / objects,
-            "loss_dice": dice(flat, flat_wanted).sum() / objects,
+            "loss_mask": objects.mean(sigmoid_focal(flat, flat_wanted).mean(-1).sum()),
+            "loss_dice": objects.mean(dice(flat, flat_wanted).sum()),
         }
 
-    def _semantic_terms(self, outputs: PromptOutputs, targets: Sequence[RowTarget]) -> dict[str, Tensor]:
+    def _semantic_terms(
+        self, outputs: PromptOutputs, targets: Sequence[RowTarget], rows: Divisor
+    ) -> dict[str, Tensor]:
         """Cross-entropy and dice of the semantic output against the union of the objects' masks."""
         place = [i for i, target in enumerate(targets) if target.masks is not None]
-        rows = self._divisor(len(place), outputs.logits.device)
         logits = outputs.semantic[place]
         union = [_union(m, logits.shape[-2:]) for t in targets if (m := t.masks) is not None]
         wanted = torch.stack(union) if union else torch.zeros_like(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return {
-            "loss_semantic": entropy.mean((-2, -1)).sum() / rows,
-            "loss_semantic_dice": dice(logits.flatten(1), wanted.flatten(1)).sum() / rows,
+            "loss_semantic": rows.mean(entropy.mean((-2, -1)).sum()),
+            "loss_semantic_dice": rows.mean(dice(logits.flatten(1), wanted.flatten(1)).sum()),
         }
 
 

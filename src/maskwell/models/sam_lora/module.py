@@ -16,7 +16,7 @@ from maskwell.data.sample import Batch, InputSpec, Prediction, Sample
 from maskwell.errors import UserError
 from maskwell.metrics.coco_map import PHRASES, CocoMap
 from maskwell.metrics.concept import ConceptF1, DetectionStats, PromptResult, named_by
-from maskwell.models.base import BaseTask, Stage, StepOutput
+from maskwell.models.base import Ahead, BaseTask, Stage, StepOutput
 from maskwell.models.sam_lora.adaptation import Adaptation, Lora, adapt
 from maskwell.models.sam_lora.answers import Answers, Detection, Row
 from maskwell.models.sam_lora.base_model import SCRATCH, load_base, weight_hash
@@ -85,8 +85,8 @@ class SamLora(BaseTask):
     def step(self, batch: Batch, stage: Stage) -> StepOutput:
         """One row per (image, prompt); the same loss in every stage."""
         rows, outputs = self._answer(batch)
-        targets = [_row_target(batch.samples[i], prompt.objects) for i, prompt in rows]
-        loss, parts = self.criterion(outputs, targets)
+        targets = _targets(batch, rows)
+        loss, parts = self.criterion(outputs, targets, self.together)
         positives = sum(len(target.boxes) > 0 for target in targets)
         facts = {
             "num_objects": torch.tensor(float(sum(len(t.boxes) for t in targets))),
@@ -98,13 +98,17 @@ class SamLora(BaseTask):
         answers = Answers(rows, outputs.detached(), batch, self.detection)
         return StepOutput(loss, parts, facts, predict=answers)
 
+    def look_ahead(self, batch: Batch) -> Ahead:
+        """Objects that prompts name, and prompts."""
+        return Ahead(self.criterion.counts(_targets(batch, _rows(batch))))
+
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """Answers to the prompts each sample carries; labels are the prompts' labels."""
         rows, outputs = self._answer(batch)
         return Answers(rows, outputs.detached(), batch, self.detection)()
 
     def _answer(self, batch: Batch) -> tuple[list[Row], PromptOutputs]:
-        rows = [(i, prompt) for i, sample in enumerate(batch.samples) for prompt in sample.prompts]
+        rows = _rows(batch)
         if not rows:
             raise UserError(
                 "The data carries no prompts; sam_lora needs data.prompts (category names or phrases)."
@@ -207,6 +211,15 @@ def enable_checkpointing(sam: Sam3Model) -> None:
     type(sam).supports_gradient_checkpointing = True
     sam.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     sam.vision_encoder.train()
+
+
+def _rows(batch: Batch) -> list[Row]:
+    """(image, prompt) of a batch."""
+    return [(i, prompt) for i, sample in enumerate(batch.samples) for prompt in sample.prompts]
+
+
+def _targets(batch: Batch, rows: list[Row]) -> list[RowTarget]:
+    return [_row_target(batch.samples[i], prompt.objects) for i, prompt in rows]
 
 
 def _row_target(sample: Sample, objects: tuple[int, ...]) -> RowTarget:

@@ -50,6 +50,13 @@ if does == "kills_the_search" and not (folder / "went_on").exists():
 if does == "breaks":
     (folder / "health.json").write_text(json.dumps({"verdict": "broken"}))
     time.sleep(60)
+if does == "waits_for_another":
+    for _ in range(6000):
+        if len(list(folder.parent.glob("trial_*/given"))) > 1:
+            break
+        time.sleep(0.01)
+    else:
+        sys.exit("error: no other search came")
 if does == "slow_when_bad" and lr > 1:
     log(lr + 2, lr + 1, lr)
     time.sleep(60)

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from maskwell import compose, search_space
+from maskwell import compose
 from maskwell.errors import UserError, nearest
-from maskwell.search_space import Space
+from maskwell.sweep import search_space
+from maskwell.sweep.search_space import Space
 
 PROGRAM = (sys.executable, "-m", "maskwell", "train")
 """What a trial runs; its overrides follow."""

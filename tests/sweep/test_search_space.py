@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from optuna.trial import FixedTrial
 
-from maskwell import search_space
 from maskwell.errors import UserError
-from maskwell.search_space import Choices, Interval
+from maskwell.sweep import search_space
+from maskwell.sweep.search_space import Choices, Interval
 
 
 @pytest.mark.parametrize(

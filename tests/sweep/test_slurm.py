@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from maskwell import slurm
 from maskwell.errors import UserError
-from maskwell.slurm import Job
+from maskwell.sweep import slurm
+from maskwell.sweep.slurm import Job
 
 JOB = Job("train", ("model=detr", "data.root=/a b"), Path("/runs/one"), nodes=2, gpus=4)
 
@@ -71,13 +71,13 @@ def test_the_script_queues_itself_again_until_the_run_is_done(tmp_path: Path) ->
     folder = tmp_path / "a run"
     made = subprocess.run(
         [
-            *(sys.executable, "-m", "maskwell.slurm", "--gpus", "0", "--python", "python"),
+            *(sys.executable, "-m", "maskwell.sweep.slurm", "--gpus", "0", "--python", "python"),
             *("--folder", str(folder), "train", "model=points"),
         ],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
     )
     assert made.returncode == 0 and f"sbatch {folder / 'job.sh'}" in made.stdout, made.stderr
     environment = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from maskwell import build, compose, search, study, sweep
+from maskwell import build, compose
 from maskwell.errors import UserError
+from maskwell.sweep import __main__ as sweep
+from maskwell.sweep import search, study
 from support import CONF
 
 TRIAL = (sys.executable, str(Path(__file__).with_name("small_trial.py")))
@@ -97,6 +99,28 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path: Path, does: str) -> None:
     assert [trial["state"] for trial in found] == ["complete", "complete"]
     folders = [tmp_path / "sweeps" / "tiny_conv" / trial["folder"] for trial in found]
     assert len(set(folders)) == 2 and all((folder / "went_on").exists() for folder in folders)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the searches are forked")
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_two_searches_share_a_study(tmp_path: Path, storage: str) -> None:
+    """No trial ends before another has begun, and none is made twice."""
+    more = [] if storage == "sqlite" else [f"sweep.storage=journal:///{tmp_path / 'study.log'}"]
+    command = [*FLAGS, *arguments(tmp_path, "optim.lr=0.5,0.1,1,2", *more)]
+    program = (*TRIAL, "+does=waits_for_another")
+    context = multiprocessing.get_context("fork")
+    searches = [
+        context.Process(target=lambda: sys.exit(sweep.main(command, program))),
+        context.Process(target=lambda: sys.exit(sweep.main(command, program))),
+    ]
+    for process in searches:
+        process.start()
+    for process in searches:
+        process.join(300)
+    assert [process.exitcode for process in searches] == [0, 0]
+    found = trials(tmp_path)
+    assert sorted(trial["value"] for trial in found) == [0.1, 0.5, 1.0, 2.0]
+    assert {trial["state"] for trial in found} == {"complete"}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskwell import search_space, study
 from maskwell.errors import CTRL_C, MISTAKE, TRY_AGAIN, UserError
-from maskwell.search import PROGRAM, Search, SweepConfig, names, read
+from maskwell.sweep import search_space, study
+from maskwell.sweep.search import PROGRAM, Search, SweepConfig, names, read
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -1,4 +1,4 @@
-"""A batch script for SLURM: ``python -m maskwell.slurm [--nodes 2 --gpus 4 ...] train KEY=VALUE ...``.
+"""A batch script for SLURM: ``python -m maskwell.sweep.slurm [--nodes 2 --gpus 4 ...] train KEY=VALUE ...``.
 
 The job trains through ``srun``, one process per device. Before its time is over, or when it is preempted,
 SLURM signals all of them: they save, end with code 75, and the script queues itself again; the same command
@@ -85,7 +85,7 @@ def script(job: Job) -> str:
 
 _TEMPLATE = """#!/bin/bash
 {options}
-# Made by python -m maskwell.slurm. SLURM opens the log before this script runs: its folder must be there.
+# Made by python -m maskwell.sweep.slurm. SLURM opens the log before this runs: its folder must be there.
 
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}"
 srun --kill-on-bad-exit=0 \\
@@ -125,14 +125,16 @@ def _check(job: Job) -> None:
         raise UserError("--nodes: a search has --workers, each on one node.")
     if job.verb == "sweep" and job.workers > 1 and not any("sweep.storage=" in o for o in job.overrides):
         raise UserError(
-            "Workers on several machines need a storage that all of them reach: sweep.storage=postgresql://..."
+            "Workers on several machines need a storage that all of them reach: "
+            "sweep.storage=journal:///FILE on a shared disk, or postgresql://..."
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: writes the script, and hands it to sbatch with ``--submit``."""
     parser = argparse.ArgumentParser(
-        prog="python -m maskwell.slurm", description="Write a batch script that trains or searches on SLURM."
+        prog="python -m maskwell.sweep.slurm",
+        description="Write a batch script that trains or searches on SLURM.",
     )
     parser.add_argument("verb", help="train or sweep")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py or maskwell.sweep")

@@ -5,12 +5,19 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from maskwell import trial_process
+from filelock import FileLock
+
 from maskwell.errors import TRY_AGAIN, UserError
-from maskwell.search import Search, SweepConfig
+from maskwell.sweep import trial_process
+from maskwell.sweep.search import Search, SweepConfig
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+
+
+JOURNAL = "journal:///"
+PATIENCE = 60
+"""Seconds to wait for another process's writing."""
 
 
 class TrialFailed(Exception):
@@ -18,29 +25,63 @@ class TrialFailed(Exception):
 
 
 def run(search: Search) -> Study:
-    """Go on with the study until it has its trials; interrupted ones are gone on with first."""
+    """Go on with the study until it has its trials; interrupted ones are gone on with first.
+
+    Several processes may work on one study at once: the same command, on machines that reach its storage.
+    """
     optuna = _optuna()
     search.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        study = optuna.create_study(
-            study_name=search.study,
-            storage=search.storage,
-            load_if_exists=True,
-            direction="maximize" if search.mode == "max" else "minimize",
-            pruner=_pruner(search.config),
-        )
-    except Exception as error:  # whatever the storage's driver raises; the address may hold a password
-        raise UserError(f"sweep.storage cannot be opened ({type(error).__name__}); check it.") from error
-    _check_same(study, search)
-    _recover(study, search)
-    for point in search.grid or []:
-        study.enqueue_trial(point, skip_if_exists=True)
-    study.sampler = _sampler(search, len(study.trials))
-    done = f"{counted(study)} of {search.trials} trials"
-    print(f"study {search.study}: {search.metric} ({search.mode}), {done}")
-    while _queued(study) or counted(study) + _running(study) < search.trials:
-        study.optimize(lambda trial: _objective(trial, search), n_trials=1, catch=(TrialFailed,))
+    lock = FileLock(search.folder / "study.lock")
+    with lock:
+        try:
+            study = optuna.create_study(
+                study_name=search.study,
+                storage=_storage(search.storage),
+                load_if_exists=True,
+                direction="maximize" if search.mode == "max" else "minimize",
+                pruner=_pruner(search.config),
+            )
+        except Exception as error:  # whatever the storage's driver raises; the address may hold a password
+            raise UserError(f"sweep.storage cannot be opened ({type(error).__name__}); check it.") from error
+        _check_same(study, search)
+        _recover(study, search)
+        for point in search.grid or []:
+            study.enqueue_trial(point, skip_if_exists=True)
+        study.sampler = _sampler(search, len(study.trials))
+    print(
+        f"study {search.study}: {search.metric} ({search.mode}), {counted(study)} of {search.trials} trials"
+    )
+    while (trial := _next(study, search, lock)) is not None:
+        _make(study, trial, search)
     return study
+
+
+def _next(study: Study, search: Search, lock: FileLock) -> Trial | None:
+    """The next trial, which no process beside this one makes; None where enough are made or being made."""
+    with lock:
+        if _queued(study) or _begun(study) < search.trials:
+            trial = study.ask()
+            # at once: a search that starts now takes a trial without an owner for one that was cut off
+            trial.set_user_attr("host", socket.gethostname())
+            trial.set_user_attr("owner", trial_process.identity())
+            return trial
+    return None
+
+
+def _make(study: Study, trial: Trial, search: Search) -> None:
+    """Train, and tell the study what became of it."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    try:
+        study.tell(trial, _objective(trial, search))
+    except TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    except TrialFailed:
+        study.tell(trial, state=TrialState.FAIL)
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
 
 
 def counted(study: Study) -> int:
@@ -48,11 +89,12 @@ def counted(study: Study) -> int:
     return sum("exit" in trial.user_attrs for trial in study.trials)
 
 
-def _running(study: Study) -> int:
-    """Trials that run in other processes now."""
+def _begun(study: Study) -> int:
+    """These, and trials that run in other processes now; of one look, for they may end between two."""
     from optuna.trial import TrialState
 
-    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    trials = study.get_trials(deepcopy=False)
+    return sum("exit" in trial.user_attrs or trial.state == TrialState.RUNNING for trial in trials)
 
 
 def _queued(study: Study) -> int:
@@ -68,8 +110,6 @@ def _objective(trial: Trial, search: Search) -> float:
     overrides = [f"{key}={entry.suggest(trial, key)}" for key, entry in search.space.items()]
     name = trial.user_attrs.get("folder") or trial_process.folder_name(trial.number)
     trial.set_user_attr("folder", name)
-    trial.set_user_attr("host", socket.gethostname())
-    trial.set_user_attr("owner", trial_process.identity())
     print(f"trial {trial.number}: {' '.join(overrides)}")
     folder = search.folder / name
     process = trial_process.TrialProcess(search.program, folder, [*search.fixed, *overrides])
@@ -140,6 +180,18 @@ def _check_same(study: Study, search: Search) -> None:
         raise UserError(
             f"The study '{search.study}' searches something else; name a new one: sweep.study=NAME."
         )
+
+
+def _storage(address: str) -> Any:
+    """Of an address of SQLAlchemy, or ``journal:///FILE``, which machines may share on a network disk."""
+    from optuna import storages
+
+    if address.startswith(JOURNAL):
+        backend = storages.journal.JournalFileBackend(address.removeprefix(JOURNAL))
+        return storages.JournalStorage(backend)
+    if address.startswith("sqlite:"):  # processes beside this one write too
+        return storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+    return address
 
 
 def _sampler(search: Search, told: int) -> Any:

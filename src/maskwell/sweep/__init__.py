@@ -1,0 +1,1 @@
+"""Searches over the keys of ``train.py``, and batch scripts for SLURM."""
