@@ -9,7 +9,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from maskwell import runs, session, trial_process
+from maskwell import runs, session
+from maskwell.sweep import trial_process
 from support import composed
 
 pytestmark = pytest.mark.usefixtures("small_family")

@@ -13,9 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from maskwell import build, checkpoint, runs, trial_process
+from maskwell import build, checkpoint, runs
 from maskwell.callbacks import csv_logger
 from maskwell.errors import UserError
+from maskwell.sweep import trial_process
 
 
 @dataclass(frozen=True)
