@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from benchmarks import hostile
 from benchmarks.hostile import put
+
+BUILT = ("model", "data", "optim", "trainer", "callbacks", "logger", "health")
+"""Parts of a configuration that objects are built from."""
 
 
 class LetThrough(Exception):
@@ -258,11 +262,19 @@ def _read_config(folder: Path) -> None:
     if stored is None:
         raise refused
     for cfg in (stored, found):
-        for group in ("model", "data", "optim", "trainer", "callbacks", "logger", "health"):
+        for group in BUILT:
             build.check_node(cfg.get(group), group)
         build.family(cfg)
-    if any(target in text for target in hostile.TARGETS):
-        raise LetThrough(text)
+        if named := targets(OmegaConf.to_container(cfg, resolve=False)).intersection(hostile.TARGETS):
+            raise LetThrough(f"{sorted(named)} in {text}")
+
+
+def targets(value: Any) -> set[str]:
+    """What the ``_target_`` keys of nested mappings and lists name; as another value a name does nothing."""
+    if isinstance(value, dict):
+        own = value.get("_target_")
+        return set().union({own} if isinstance(own, str) else (), *map(targets, value.values()))
+    return set().union(*map(targets, value)) if isinstance(value, list) else set()
 
 
 def _write_checkpoint(rng: random.Random, folder: Path, mutated: bool) -> None:

@@ -196,6 +196,24 @@ def test_the_watch_sees_what_it_is_there_for(tmp_path: Path, watch: fuzz.Watch) 
     assert watch.executed and watch.executed[0].startswith("subprocess.Popen")
 
 
+def test_a_name_is_let_through_where_it_would_be_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a plain value it does nothing; where the check of targets is gone, the reader says so."""
+    content = hostile.config()
+    content["data"]["num_train"] = "os.system"
+    hostile.put(tmp_path, "config.yaml", yaml.safe_dump(content))
+    read = fuzz.FORMS["config"].read
+    read(tmp_path)
+    content["data"]["augment"] = [{"_target_": "os.system"}]
+    hostile.put(tmp_path, "config.yaml", yaml.safe_dump(content))
+    with pytest.raises(UserError, match="outside the packages"):
+        read(tmp_path)
+    monkeypatch.setattr("maskwell.build.check_node", lambda *_: None)
+    with pytest.raises(hostile_readers.LetThrough, match=r"os\.system"):
+        read(tmp_path)
+
+
 def test_a_block_counts_what_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(folder: Path) -> None:
         fate = (folder / "fate").read_text()
