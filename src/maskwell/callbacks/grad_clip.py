@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ class Norms:
     read: list[float]
 
 
-def norms_of(gradients: Sequence[Tensor]) -> Tensor:
+def norms_of(gradients: list[Tensor]) -> Tensor:
     """Norm of each of these, float32 [N]."""
     return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
 
@@ -83,7 +82,7 @@ class GradClip(Callback):
         """What the monitor has measured of the gradients that are to be clipped next."""
         self._given = optimizer, norms
 
-    def _measure(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> Norms:
+    def _measure(self, optimizer: Optimizer, gradients: list[Tensor]) -> Norms:
         given, self._given = self._given, None
         if given is not None and given[0] is optimizer:
             return given[1]

@@ -269,7 +269,7 @@ class BaseTask(LightningModule):
         if loop._should_accumulate() and self.automatic_optimization:
             return
         connector = trainer._logger_connector
-        if connector.should_update_logs or trainer.fast_dev_run:
+        if connector.should_update_logs or getattr(trainer, "fast_dev_run", False):
             connector.log_metrics(row)
 
     def on_train_epoch_end(self) -> None:

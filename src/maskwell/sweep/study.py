@@ -185,9 +185,10 @@ def _check_same(study: Study, search: Search) -> None:
 def _storage(address: str) -> Any:
     """Of an address of SQLAlchemy, or ``journal:///FILE``, which machines may share on a network disk."""
     from optuna import storages
+    from optuna.storages.journal import JournalFileBackend
 
     if address.startswith(JOURNAL):
-        backend = storages.journal.JournalFileBackend(address.removeprefix(JOURNAL))
+        backend = JournalFileBackend(address.removeprefix(JOURNAL))
         return storages.JournalStorage(backend)
     if address.startswith("sqlite:"):  # processes beside this one write too
         return storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
