@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskwell.callbacks.grad_clip import norms_of
 from maskwell.errors import UserError
 
 
@@ -66,10 +68,10 @@ class HeadGradients(Callback):
 def rms(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Root mean square of all elements of the gradients, a scalar; parameters without one count as zeros."""
     listed = list(parameters)
-    squares = [p.grad.detach().float().square().sum() for p in listed if p.grad is not None]
-    if not squares:
+    gradients = [p.grad for p in listed if p.grad is not None]
+    if not gradients:
         return torch.zeros((), device=listed[0].device if listed else None)
-    return (torch.stack(squares).sum() / sum(p.numel() for p in listed)).sqrt()
+    return torch.linalg.vector_norm(norms_of(gradients)) / math.sqrt(sum(p.numel() for p in listed))
 
 
 def check(measured: Mapping[str, float], low: float, high: float, mode: str = "") -> str:
