@@ -22,6 +22,8 @@ from maskwell.health.signals import LOSS
 from maskwell.models.base import BaseTask
 from maskwell.models.optimisation import AdamWCosine
 from maskwell.models.points import states
+from maskwell.models.points.module import Points
+from maskwell.models.points.net import EncoderSpec
 from maskwell.models.sam_lora.adaptation import Lora
 from maskwell.models.sam_lora.loss import LossWeights, Normalisation, SetLoss
 from maskwell.models.sam_lora.module import SamLora
@@ -83,8 +85,17 @@ class Keep(Callback):
         self.losses.append(float(values_of(trainer, outputs)[LOSS]))
 
 
-def gradients(task: BaseTask, batches: Sequence[Batch], joined: bool = False) -> Keep:
-    keep = Keep()
+class Cut(Keep):
+    """Ends the run after its first batch."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        raise RuntimeError("cut off")
+
+
+def gradients(
+    task: BaseTask, batches: Sequence[Batch], joined: bool = False, keep: Keep | None = None
+) -> Keep:
+    keep = keep or Keep()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -176,6 +187,25 @@ def test_sam_lora(normalisation: Normalisation) -> None:
         for place, counts in enumerate(COUNTS)
     ]
     assert largest_difference(task, batches) < 1e-5
+
+
+def test_what_was_counted_ahead_ends_with_its_run() -> None:
+    task = detr_small.make_task("detr")
+    batches = [detr_small.batch(*counts, seed=10 * place) for place, counts in enumerate(COUNTS)]
+    (wanted, _) = gradients(task, batches, joined=True).gradients
+    with pytest.raises(RuntimeError, match="cut off"):
+        gradients(task, batches, keep=Cut())
+    (found, _) = gradients(task, batches, joined=True).gradients
+    assert all(torch.allclose(found[name], wanted[name]) for name in wanted)
+
+
+def test_looking_ahead_shows_batchnorm_no_image_twice() -> None:
+    task = Points(EncoderSpec(width=16, norm="batch"), hidden=16, image_size=points_small.SIDE)
+    task.bind(categories=["blob"])
+    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
+    task.train().look_ahead(points_small.make_batch(2, 3))
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in task.named_buffers())
 
 
 def test_what_is_logged_is_the_mean_of_each_batch() -> None:
