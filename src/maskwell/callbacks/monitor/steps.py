@@ -128,12 +128,17 @@ class StepWatch:
 
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """The first of several accumulated batches tells how noisy gradients are."""
-        if not module.automatic_optimization or trainer.accumulate_grad_batches < 2:
+        together = trainer.accumulate_grad_batches
+        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1  # batches of the epoch
+        if not module.automatic_optimization or together < 2 or before % together:
             return
-        if not self._micro and self._step % self.every < trainer.accumulate_grad_batches:
+        self._micro = []
+        whole = before + together <= trainer.num_training_batches
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if whole and not scaled and self._step % self.every < together:
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             if gradients:
-                self._micro = [nn.utils.get_total_norm(gradients) * trainer.accumulate_grad_batches]
+                self._micro = [nn.utils.get_total_norm(gradients) * together]
 
     def before_step(
         self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, excluded: bool
