@@ -141,6 +141,14 @@ def test_more_devices_than_there_are(
         build.trainer(cfg)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64"])
+def test_weights_in_other_precisions_are_refused(precision: str) -> None:
+    """Lightning would convert the batches, and cannot."""
+    cfg, _ = composed("trainer=cpu", f"trainer.precision={precision}")
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision}: .* bf16-mixed"):
+        build.trainer(cfg, logger=False)
+
+
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert build._precision("cuda") == "bf16-mixed"

@@ -99,6 +99,11 @@ def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> light
     _check_accumulation(node.val_check_interval, node.accumulate_grad_batches, task)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
+    if str(node.precision) in ("bf16-true", "16-true", "64-true", "64"):
+        raise UserError(
+            f"trainer.precision={node.precision}: weights stay in float32 here; use bf16-mixed, 16-mixed or "
+            "32-true."
+        )
     if node.get("sync_batchnorm") and accelerator == "cpu":
         raise UserError(
             "trainer.sync_batchnorm=true works on GPUs only: set it to false, or use GroupNorm "

@@ -94,6 +94,33 @@ def test_a_clip_before_the_monitor_measures_itself(tmp_path: Path) -> None:
     assert before.series("train/grad_norm") == pytest.approx(alone.series("train/grad_norm"))
 
 
+@pytest.mark.parametrize("order", ["monitor behind", "a change between"])
+def test_the_clip_measures_itself_what_the_monitor_has_not_seen(tmp_path: Path, order: str) -> None:
+    class Twice(Manual):
+        """One optimiser, two steps in each batch; the second gradient is larger by far."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.iteration += 1
+            optimiser = self.optimizers()
+            for factor in (0.01, 10.0):
+                optimiser.zero_grad()
+                self.manual_backward(factor * self.loss_on(batch))
+                optimiser.step()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), self.lr)
+
+    class Louder(Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            for parameter in pl_module.net.parameters():
+                parameter.grad.data *= 5
+
+    clip, health, probe = GradClip(0.5), LossHealth(probe=False), Probe()
+    chain = [clip, health] if order == "monitor behind" else [health, Louder(), clip]
+    trainer(tmp_path, *chain, probe, max_epochs=1).fit(Twice(), loader())
+    assert max(probe.norms) == pytest.approx(0.5, rel=1e-3)
+
+
 def test_what_is_unfrozen_between_two_looks_is_clipped_too(tmp_path: Path) -> None:
     class Thawed(Automatic):
         def on_train_batch_start(self, *_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from maskwell.health.signals import LOSS
 from maskwell.models.base import BaseTask
 from maskwell.models.optimisation import AdamWCosine
 from maskwell.models.points import states
+from maskwell.models.points.module import Points
+from maskwell.models.points.net import EncoderSpec
 from maskwell.models.sam_lora.adaptation import Lora
 from maskwell.models.sam_lora.loss import LossWeights, Normalisation, SetLoss
 from maskwell.models.sam_lora.module import SamLora
@@ -37,12 +40,12 @@ COUNTS = [[3, 0], [1, 2], [0, 0], [2, 4], [1, 1]]
 class Grouped(LightningDataModule):
     """Batches of images, or each ``joined`` with those of its optimiser step."""
 
-    def __init__(self, batches: Sequence[Batch], joined: bool) -> None:
+    def __init__(self, batches: Sequence[Batch], joined: bool, together: int = TOGETHER) -> None:
         super().__init__()
-        self.batches, self.joined = list(batches), joined
+        self.batches, self.joined, self.together = list(batches), joined, together
 
     def train_dataloader(self) -> Any:
-        steps = [self.batches[i : i + TOGETHER] for i in range(0, len(self.batches), TOGETHER)]
+        steps = [self.batches[i : i + self.together] for i in range(0, len(self.batches), self.together)]
         if self.joined:
             content = [join(step) for step in steps]
         else:
@@ -83,12 +86,17 @@ class Keep(Callback):
         self.losses.append(float(values_of(trainer, outputs)[LOSS]))
 
 
-def gradients(task: BaseTask, batches: Sequence[Batch], joined: bool = False) -> Keep:
-    keep = Keep()
+class Cut(Keep):
+    """Ends the run after its first batch."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        raise RuntimeError("cut off")
+
+
+def fit(task: BaseTask, data: LightningDataModule, keep: Keep, **settings: Any) -> None:
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
-        accumulate_grad_batches=1 if joined else TOGETHER,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -96,16 +104,28 @@ def gradients(task: BaseTask, batches: Sequence[Batch], joined: bool = False) ->
         limit_val_batches=0,
         use_distributed_sampler=False,
         callbacks=[keep],
+        **settings,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(task, datamodule=Grouped(batches, joined))
+        trainer.fit(task, datamodule=data)
+
+
+def gradients(
+    task: BaseTask, batches: Sequence[Batch], joined: bool = False, keep: Keep | None = None
+) -> Keep:
+    keep = keep or Keep()
+    fit(task, Grouped(batches, joined), keep, accumulate_grad_batches=1 if joined else TOGETHER)
     return keep
 
 
 def largest_difference(task: BaseTask, batches: Sequence[Batch]) -> float:
-    """Between accumulated and joined, over all steps, as a share of the step's largest gradient."""
-    found, wanted = gradients(task, batches).gradients, gradients(task, batches, joined=True).gradients
+    """Between accumulated and joined."""
+    return apart(gradients(task, batches).gradients, gradients(task, batches, joined=True).gradients)
+
+
+def apart(found: list[dict[str, Tensor]], wanted: list[dict[str, Tensor]]) -> float:
+    """Largest difference over both steps, as a share of the step's largest gradient."""
     assert len(found) == len(wanted) == 2
     worst = 0.0
     for ours, theirs in zip(found, wanted, strict=True):
@@ -124,6 +144,10 @@ def test_detr(architecture: str, one_to_many: int) -> None:
     assert largest_difference(task, batches) < 1e-5
 
 
+def points_batch(place: int, counts: Sequence[int]) -> Batch:
+    return collate([points_small.make_sample(10 * place + i, n) for i, n in enumerate(counts)])
+
+
 @pytest.mark.parametrize("head", ["pointer", "xy", "one_shot"])
 def test_points(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = states.draw
@@ -135,10 +159,7 @@ def test_points(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "draw", by_image)
     task = points_small.make_task(head=head, own_warmup=0.0)
     task.optim = AdamWCosine()
-    batches = [
-        collate([points_small.make_sample(10 * place + i, n) for i, n in enumerate(counts)])
-        for place, counts in enumerate(COUNTS)
-    ]
+    batches = [points_batch(place, counts) for place, counts in enumerate(COUNTS)]
     assert largest_difference(task, batches) < 1e-5
 
 
@@ -176,6 +197,58 @@ def test_sam_lora(normalisation: Normalisation) -> None:
         for place, counts in enumerate(COUNTS)
     ]
     assert largest_difference(task, batches) < 1e-5
+
+
+class Shared(Grouped):
+    """Every second batch is the second process's."""
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        self.batches = self.batches[self.trainer.global_rank :: 2]
+
+
+class Store(Keep):
+    """Writes what the process has kept into ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        torch.save(self.gradients, self.folder / f"rank_{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_accumulate_as_one(tmp_path: Path) -> None:
+    task = points_small.make_task(head="one_shot")
+    task.optim = AdamWCosine()
+    batches = [points_batch(place, counts) for place, counts in enumerate([*COUNTS, [5, 0]])]
+    settings: dict[str, Any] = {"strategy": "ddp_spawn", "devices": 2, "accumulate_grad_batches": 2}
+    fit(task, Shared(batches, joined=False, together=2), Store(tmp_path), **settings)
+    wanted = Keep()
+    fit(task, Grouped(batches, joined=True, together=4), wanted)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True)
+        assert apart(found, wanted.gradients) < 1e-5
+
+
+def test_what_was_counted_ahead_ends_with_its_run() -> None:
+    task = detr_small.make_task("detr")
+    batches = [detr_small.batch(*counts, seed=10 * place) for place, counts in enumerate(COUNTS)]
+    (wanted, _) = gradients(task, batches, joined=True).gradients
+    with pytest.raises(RuntimeError, match="cut off"):
+        gradients(task, batches, keep=Cut())
+    (found, _) = gradients(task, batches, joined=True).gradients
+    assert all(torch.allclose(found[name], wanted[name]) for name in wanted)
+
+
+def test_looking_ahead_shows_batchnorm_no_image_twice() -> None:
+    task = Points(EncoderSpec(width=16, norm="batch"), hidden=16, image_size=points_small.SIDE)
+    task.bind(categories=["blob"])
+    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
+    task.train().look_ahead(points_small.make_batch(2, 3))
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in task.named_buffers())
 
 
 def test_what_is_logged_is_the_mean_of_each_batch() -> None:

@@ -226,6 +226,15 @@ def test_a_validation_between_two_optimiser_steps_is_refused(tmp_path: Path) -> 
     make_trainer(tmp_path, **more).fit(bound(), loader(16), loader(1))
 
 
+def test_a_validation_counted_across_epochs_meets_no_open_step(tmp_path: Path) -> None:
+    """An epoch of 5 batches ends with a step of one: 4 batches further no step of two ends."""
+    more = {"logger": False, "accumulate_grad_batches": 2, "check_val_every_n_epoch": None}
+    with pytest.raises(UserError, match=r"is 8 of 5 batches.* a whole number of epochs"):
+        make_trainer(tmp_path, **more, val_check_interval=8).fit(bound(), loader(10), loader(1))
+    make_trainer(tmp_path, **more, val_check_interval=10).fit(bound(), loader(10), loader(1))
+    make_trainer(tmp_path, **more, val_check_interval=4).fit(bound(), loader(16), loader(1))
+
+
 def test_a_task_without_an_optimiser_says_so(tmp_path: Path) -> None:
     task = Brightness()
     task.bind(categories=[])

@@ -19,6 +19,11 @@ def log_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def has_stepped(trainer: Trainer) -> bool:
+    """Whether the optimiser has stepped with the batch that just ended."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def optimiser_suffixes(trainer: Trainer, module: LightningModule) -> list[str]:
     """What to append to a log name for each optimiser: nothing where there is one.
 

@@ -89,15 +89,13 @@ class GradClip(Callback):
         measured = total_and_groups(optimizer, norms_of(gradients))
         return Norms(measured[0], measured.tolist())  # the one transfer of a step
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._given = None  # of a monitor that stands behind the clip
-
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         suffix = self._suffix(trainer, pl_module, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
+            self._given = None
             return
         plain = getattr(optimizer, "optimizer", optimizer)
         norms = self._measure(plain, [p.grad for p in parameters if p.grad is not None])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from maskwell.callbacks.clock import has_stepped
 from maskwell.errors import CTRL_C, TRY_AGAIN
 
 Handler = Callable[[int, FrameType | None], None]
@@ -105,11 +106,6 @@ class GracefulInterrupt(Callback):
     def _restore(self) -> None:
         _restore(self._before)
         self._before = {}
-
-
-def has_stepped(trainer: Trainer) -> bool:
-    """Whether the optimiser has stepped with the batch that just ended."""
-    return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 @contextmanager

@@ -138,19 +138,25 @@ class LossHealth(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        self.steps.before_step(trainer, pl_module, optimizer, self._excluded)
+        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1  # batches of the epoch
+        self.steps.before_step(
+            trainer, pl_module, optimizer, self._excluded(before % trainer.accumulate_grad_batches)
+        )
 
-    @property
-    def _excluded(self) -> bool:
-        """Whether the batch led to a fault before the run went back: it is seen again and not learnt from."""
-        return self.recovery is not None and self.recovery.skips(self.steps.number)
+    def _excluded(self, before: int = 0) -> bool:
+        """Whether the batch led to a fault before the run went back: it is seen again and not learnt from.
+
+        ``before``: or one of so many before it, whose gradients are accumulated with its own.
+        """
+        last = self.steps.number
+        return self.recovery is not None and any(map(self.recovery.skips, range(last - before, last + 1)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = iteration(trainer, pl_module)
         signals = self.engine.signals
-        values = {} if self._excluded else readings.values_of(trainer, outputs)
+        values = {} if self._excluded() else readings.values_of(trainer, outputs)
         if values:
             signals.step = max(signals.step, step)
             held = torch.stack([value.detach().float().reshape(()) for value in values.values()])
@@ -164,7 +170,7 @@ class LossHealth(Callback):
             self._log(trainer, self._check(trainer, "step"))
         if step == self.preflight.after:
             self.preflight.after_warm_up(trainer, pl_module, batch, step, signals)
-        if self.recovery is not None and step % self.recovery.every == 0:
+        if self.recovery is not None and self.recovery.due(trainer, step):
             self.recovery.keep(trainer, step, self.engine.clean_for(self.recovery.clean))
 
     def _record(self, keys: list[str], step: int, numbers: list[float]) -> None:

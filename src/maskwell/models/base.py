@@ -7,6 +7,7 @@ and the optimiser's wiring live here.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,14 +205,24 @@ class BaseTask(LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Refuse a validation between two optimiser steps: no checkpoint holds gradients that wait."""
+        """Forget a step that was cut off; refuse a validation between two optimiser steps.
+
+        No checkpoint holds gradients that wait.
+        """
+        self._row, self._ahead = {}, deque()
         every, epoch = self.trainer.val_check_batch, self.trainer.num_training_batches
         together = self.trainer.accumulate_grad_batches
-        if self.trainer.enable_validation and every and every < epoch and every % together:
+        if not (self.trainer.enable_validation and every) or epoch == math.inf or every == math.inf:
+            return
+        across = self.trainer.check_val_every_n_epoch is None
+        # an epoch's last step takes what is left, so that counted across epochs any place may be reached
+        apart = math.gcd(int(every), int(epoch)) if across else every
+        if apart < epoch and apart % together:
+            epochs = " of a whole number of epochs, or trainer.check_val_every_n_epoch=1 and one"
             raise UserError(
                 f"trainer.val_check_interval={self.trainer.val_check_interval} is {every} of {epoch:.0f} "
                 f"batches, which ends between two optimiser steps of {together} batches: give a number of "
-                "batches that is a multiple of trainer.accumulate_grad_batches."
+                f"batches{epochs if across else ''} that is a multiple of trainer.accumulate_grad_batches."
             )
 
     def training_loss(self, batch: Any) -> Tensor:

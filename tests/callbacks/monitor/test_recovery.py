@@ -44,11 +44,11 @@ def bad(steps: set[int], below: float = math.inf) -> Any:
     return lambda step, loss: loss * (math.nan if step in steps else 1.0)
 
 
-def run(folder: Path, module: Automatic, **settings: Any) -> tuple[LossHealth, Any]:
+def run(folder: Path, module: Automatic, together: int = 1, **settings: Any) -> tuple[LossHealth, Any]:
     recovery = Recovery(**{"every": 10, "clean": 5, "cool_down": 5, "window": 2, **settings})
     health = LossHealth({"nonfinite": NonFinite()}, every_n_steps=5, recovery=recovery)
     early = EarlyStopping("val/loss", every_n_steps=1)
-    fit = trainer(folder, health, early, max_epochs=4, limit_val_batches=0)
+    fit = trainer(folder, health, early, max_epochs=4, limit_val_batches=0, accumulate_grad_batches=together)
     fit_with_recovery(fit, module, train_dataloaders=loader(64), weights_only=True)
     return health, fit
 
@@ -67,6 +67,29 @@ def test_a_run_goes_back_with_half_the_rate_and_skips_the_window(tmp_path: Path)
     assert report["recoveries"][0]["to_step"] == 20
     # the batches of the window come again, and are not learnt from: their NaN is no new fault
     assert len(report["incidents"]) >= 1 and not list((tmp_path / "health").glob("*.ckpt"))
+
+
+def test_where_gradients_are_accumulated_whole_steps_are_kept_and_skipped(tmp_path: Path) -> None:
+    """Batches 29 to 31 make a step; the fault is seen at 30, and the step would still hold its gradient."""
+    learnt: dict[int, bool] = {}
+    seen: set[int] = set()
+
+    def spoil(step: int, loss: torch.Tensor) -> torch.Tensor:
+        """Finite where it comes again."""
+        before = step in seen
+        seen.add(step)
+        return bad(set() if before else {29, 30})(step, loss)
+
+    class Watched(Scheduled):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            learnt[self.iteration] = self.net.weight.grad is not None
+
+    module = Watched(spoil=spoil)
+    health, _ = run(tmp_path, module, together=3)
+    assert health.recovery is not None
+    assert [(r.step, r.to_step) for r in health.recovery.returns] == [(30, 22)]
+    assert health.recovery.skip == (28, 30) and module.iteration == 64
+    assert [learnt[step] for step in (25, 28, 31, 32, 35)] == [True, False, False, True, True]
 
 
 def test_after_three_returns_the_run_stops_with_its_report(tmp_path: Path) -> None:

@@ -201,6 +201,20 @@ def test_noise_of_accumulated_batches_is_measured(tmp_path: Path) -> None:
     assert health.engine.signals.value("noise/ratio") == 4
 
 
+@pytest.mark.parametrize("bad", [None, 25])
+def test_noise_is_measured_of_the_first_batch_of_a_whole_step(tmp_path: Path, bad: int | None) -> None:
+    """All batches have the same gradient: one alone is as large as their mean. Epochs end with 1 of 3."""
+
+    class Same(Automatic):
+        def loss_on(self, batch: Any) -> Tensor:
+            return self.net.weight.sum() * (math.nan if self.iteration == bad else 1.0)
+
+    health = train(tmp_path, Same(lr=1e-6), 64, accumulate_grad_batches=3)
+    small, large = health.engine.signals.get("noise/small"), health.engine.signals.get("noise/large")
+    assert len(large) > 0 and small.values.tolist() == pytest.approx(large.values.tolist())
+    assert large.values.tolist() == pytest.approx([4.0] * len(large))
+
+
 def test_planned_changes_are_declared(tmp_path: Path) -> None:
     class Planned(Automatic):
         planned_changes: ClassVar[dict[int, str]] = {7: "ramp"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
+from maskwell.callbacks.clock import has_stepped
 from maskwell.errors import UserError
 
 STAMP = "health"
@@ -79,9 +80,16 @@ class Recovery:
         """Whether the batch of this step belongs to the window that led to the fault."""
         return self.skip is not None and self.skip[0] <= step <= self.skip[1]
 
+    def due(self, trainer: Trainer, step: int) -> bool:
+        """Whether a checkpoint is to be kept now, behind a batch that the optimiser stepped with.
+
+        None holds gradients that are being accumulated.
+        """
+        return step % self.every < trainer.accumulate_grad_batches and has_stepped(trainer)
+
     def keep(self, trainer: Trainer, step: int, clean: bool) -> None:
-        """Write a checkpoint now and then; the two newest that are healthy stay. All ranks call it."""
-        if not self.armed or not self.most or (step and (step % self.every or not clean)):
+        """Write a checkpoint; the two newest that are healthy stay. All ranks call it."""
+        if not self.armed or not self.most or (step and not clean):
             return
         path = Path(trainer.default_root_dir) / "health" / f"step_{step:08d}.ckpt"
         trainer.save_checkpoint(path)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskwell.callbacks.clock import iteration, optimiser_suffixes
 from maskwell.callbacks.grad_clip import GradClip, Norms, total_and_groups
-from maskwell.callbacks.head_gradients import rms
+from maskwell.callbacks.head_gradients import HeadGradients, rms
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
 from maskwell.callbacks.monitor.capture import ENTRY, Capture
 from maskwell.callbacks.monitor.gradients import GradientWatch, bad_values, finite
@@ -59,6 +59,7 @@ class StepWatch:
         self._handles: list[Any] = []
         self._before: dict[str, Any] = {}
         self._optimizers: list[Optimizer] = []
+        self._taker: GradClip | None = None
         self._factor = 1.0
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
@@ -80,6 +81,7 @@ class StepWatch:
                 self.signals.record(names.GRAD_LIMIT + label, self.signals.step, limit, "norm")
         self._discriminator = DiscriminatorProbe(module)
         self._trainable = -1
+        self._taker = self._next_clip(trainer)
 
     def end(self) -> None:
         """Hooks are removed, nothing is watched any more."""
@@ -96,6 +98,15 @@ class StepWatch:
 
     def _clip(self, trainer: Trainer) -> GradClip | None:
         return next((c for c in trainer.callbacks if isinstance(c, GradClip)), None)  # type: ignore[attr-defined]
+
+    def _next_clip(self, trainer: Trainer) -> GradClip | None:
+        """The clip that finds the gradients as they are measured here: nobody between may change them."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        own = next((i for i, c in enumerate(callbacks) if getattr(c, "steps", None) is self), len(callbacks))
+        plain = Callback.on_before_optimizer_step
+        acting = (c for c in callbacks[own + 1 :] if type(c).on_before_optimizer_step is not plain)
+        following = next((c for c in acting if not isinstance(c, HeadGradients)), None)
+        return following if isinstance(following, GradClip) else None
 
     def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Its number is known, and its random states."""
@@ -117,12 +128,17 @@ class StepWatch:
 
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """The first of several accumulated batches tells how noisy gradients are."""
-        if not module.automatic_optimization or trainer.accumulate_grad_batches < 2:
+        together = trainer.accumulate_grad_batches
+        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1  # batches of the epoch
+        if not module.automatic_optimization or together < 2 or before % together:
             return
-        if not self._micro and self._step % self.every < trainer.accumulate_grad_batches:
+        self._micro = []
+        whole = before + together <= trainer.num_training_batches
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if whole and not scaled and self._step % self.every < together:
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             if gradients:
-                self._micro = [nn.utils.get_total_norm(gradients) * trainer.accumulate_grad_batches]
+                self._micro = [nn.utils.get_total_norm(gradients) * together]
 
     def before_step(
         self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, excluded: bool
@@ -151,8 +167,8 @@ class StepWatch:
             self._noise(trainer, norms[0])
         self._heads(module)
         self.gradients.before_step(plain, self._step)
-        if (clip := self._clip(trainer)) is not None and len(read) > 1:
-            clip.take(plain, Norms(norms[0], read))
+        if self._taker is not None and len(read) > 1:
+            self._taker.take(plain, Norms(norms[0], read))
 
     @staticmethod
     def _norms(optimizer: Optimizer, each: Tensor) -> Tensor:

@@ -205,7 +205,10 @@ class Points(BaseTask):
     def look_ahead(self, batch: Batch) -> Ahead:
         """Its states are drawn now, for they tell how many are unfinished: the images are encoded twice."""
         truth = [_points(sample) for sample in batch.samples]
+        statistics = [buffer.clone() for buffer in self.net.buffers()]
         grid = self.net.encode(batch.images, batch.pixel_mask)
+        for buffer, before in zip(self.net.buffers(), statistics, strict=True):
+            buffer.copy_(before)  # those of BatchNorm see every batch once
         if self.head == "one_shot":
             return Ahead(self.objective.one_shot_counts(grid.valid, truth))
         drawn = self._draw(batch, grid, truth, _scale(batch), "train")

@@ -180,6 +180,7 @@ class S4Gan(BaseTask):
 
     def on_train_start(self) -> None:
         """A resumed run takes rates and length from its configuration, and from the checkpoint the rest."""
+        super().on_train_start()
         schedules = _listed(self.lr_schedulers())
         for optimiser, schedule, settings in zip(
             self.trainer.optimizers, schedules, self._settings, strict=True
