@@ -102,7 +102,7 @@ class Form:
         return [recipe for recipe in self.recipes if recipe in self.studies[study].recipes]
 
 
-FULL = Form(RECIPES, (0.001, 0.002, 0.004), STUDIES)
+FULL = Form(RECIPES, (0.0005, 0.001, 0.002), STUDIES)
 QUICK = Form(
     ("supervised", "sound"),
     (0.002,),
