@@ -24,6 +24,11 @@ def has_stepped(trainer: Trainer) -> bool:
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def batches_before(trainer: Trainer) -> int:
+    """Batches of the epoch before the one that is being trained on."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready) - 1
+
+
 def optimiser_suffixes(trainer: Trainer, module: LightningModule) -> list[str]:
     """What to append to a log name for each optimiser: nothing where there is one.
 

@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from maskwell.callbacks.clock import iteration
+from maskwell.callbacks.clock import batches_before, iteration
 from maskwell.callbacks.monitor import console, readings
 from maskwell.callbacks.monitor.model_probe import unknown_monitors
 from maskwell.callbacks.monitor.preflight import Preflight
@@ -138,10 +138,8 @@ class LossHealth(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1  # batches of the epoch
-        self.steps.before_step(
-            trainer, pl_module, optimizer, self._excluded(before % trainer.accumulate_grad_batches)
-        )
+        accumulated = batches_before(trainer) % trainer.accumulate_grad_batches
+        self.steps.before_step(trainer, pl_module, optimizer, self._excluded(accumulated))
 
     def _excluded(self, before: int = 0) -> bool:
         """Whether the batch led to a fault before the run went back: it is seen again and not learnt from.

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskwell.callbacks.clock import iteration, optimiser_suffixes
+from maskwell.callbacks.clock import batches_before, iteration, optimiser_suffixes
 from maskwell.callbacks.grad_clip import GradClip, Norms, total_and_groups
 from maskwell.callbacks.head_gradients import HeadGradients, rms
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
@@ -129,7 +129,7 @@ class StepWatch:
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """The first of several accumulated batches tells how noisy gradients are."""
         together = trainer.accumulate_grad_batches
-        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1  # batches of the epoch
+        before = batches_before(trainer)
         if not module.automatic_optimization or together < 2 or before % together:
             return
         self._micro = []
