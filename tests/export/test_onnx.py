@@ -135,6 +135,17 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(
     assert (tmp_path / "model.onnx.data").stat().st_size > 1000
 
 
+def test_queries_are_a_set_but_a_score_stays_with_its_box() -> None:
+    boxes = np.array([[[0.1] * 4, [0.4] * 4, [0.8] * 4]])
+    one = {"scores": np.array([[[0.9], [0.5], [0.1]]]), "boxes": boxes}
+    swapped = {name: value[:, [0, 2, 1]] for name, value in one.items()}
+    assert onnx.difference(one, onnx.paired(one, swapped)) == 0
+    torn = {"scores": swapped["scores"], "boxes": one["boxes"]}
+    assert onnx.difference(one, onnx.paired(one, torn)) == pytest.approx(0.4)
+    broken = {"scores": one["scores"], "boxes": np.where(boxes == 0.8, np.nan, boxes)}
+    assert onnx.difference(one, onnx.paired(one, broken)) == np.inf
+
+
 def test_a_difference_is_the_largest_and_infinities_have_to_agree() -> None:
     one = {"a": np.array([1.0, -np.inf, 3.0])}
     assert onnx.difference(one, {"a": np.array([1.0, -np.inf, 2.5])}) == 0.5

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from maskwell.errors import UserError
@@ -44,7 +46,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Graph:
     """One graph: ``name`` of the file; ``module`` traced; ``inputs`` by name, an example; ``outputs``.
 
-    ``features``: the outputs have no bounds.
+    ``features``: the outputs have no bounds. ``unordered``: the rows (dimension 1) of all outputs together are
+    a set: two queries whose proposals score the same may change places between two kinds of arithmetic.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Graph:
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
     features: bool = False
+    unordered: bool = False
 
     def expected(self) -> Arrays:
         """What PyTorch answers to the example."""
@@ -88,7 +92,8 @@ def export(task: BaseTask, images: Tensor, pixel_mask: Tensor, folder: Path) -> 
             session = runtime(str(path), providers=["CPUExecutionProvider"])
             found = session.run(None, {name: value.numpy() for name, value in _fed(graph, session)})
             expected = graph.expected()
-            off = difference(expected, dict(zip(graph.outputs, found, strict=True)))
+            answers = dict(zip(graph.outputs, found, strict=True))
+            off = difference(expected, paired(expected, answers) if graph.unordered else answers)
             worst[graph.name] = max(worst.get(graph.name, 0.0), off)
             unit = max(float(np.abs(one).max()) for one in expected.values()) if graph.features else 1.0
             if not off <= TOLERANCE * unit:
@@ -111,7 +116,7 @@ def graphs(task: BaseTask, image: Tensor, pixel_mask: Tensor) -> list[Graph]:
         return [Graph("model", _Classes(task), {"image": image}, ("probabilities",))]
     if isinstance(task, Detr):
         inputs = {"image": image, "pixel_mask": pixel_mask}
-        return [Graph("model", _Boxes(task), inputs, ("scores", "boxes"))]
+        return [Graph("model", _Boxes(task), inputs, ("scores", "boxes"), unordered=True)]
     if isinstance(task, Points):
         return _of_points(_averaged(task), image, pixel_mask)
     if isinstance(task, SamLora):
@@ -222,6 +227,19 @@ class _Decoder(nn.Module):
             return out.point, out.done_logit
         assert isinstance(out, Proposals)
         return out.logits, out.places
+
+
+def paired(expected: Arrays, found: Arrays) -> Arrays:
+    """The rows (dimension 1) of ``found`` in the order of those of ``expected`` that they are nearest to.
+
+    One order serves all outputs, so that a row whose box moved to another row's score is not made good. Two
+    sets of different sizes are left as they are.
+    """
+    sides = [np.concatenate([one[name][0] for name in expected], -1) for one in (expected, found)]
+    if sides[0].shape != sides[1].shape:
+        return found
+    _, order = linear_sum_assignment(np.nan_to_num(cdist(*sides, "chebyshev"), nan=1e6, posinf=1e6))
+    return {name: value[:, order] for name, value in found.items()}
 
 
 def difference(expected: Arrays, found: Arrays) -> float:
