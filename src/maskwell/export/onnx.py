@@ -46,7 +46,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Graph:
     """One graph: ``name`` of the file; ``module`` traced; ``inputs`` by name, an example; ``outputs``.
 
-    ``features``: the outputs have no bounds. ``unordered``: the rows (dimension 1) of all outputs together are
+    ``features``: the outputs have no bounds. ``unordered``: the rows (dimension 1) of all outputs are
     a set: two queries whose proposals score the same may change places between two kinds of arithmetic.
     """
 
