@@ -114,7 +114,7 @@ def test_the_same_images_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     task = _fit(tmp_path, Panels(3))
     assert drawn == [0, 4, 10] * 3
-    assert task.predicted == [[0, 1], [4, 5], [10, 11]]  # the base: only the batches that are drawn
+    assert task.predicted == [[0], [4], [10]]  # the base: only the images that are drawn
 
 
 def test_the_base_is_drawn_in_evaluation_mode_and_training_goes_on_in_its_own(tmp_path: Path) -> None:

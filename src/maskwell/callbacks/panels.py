@@ -54,12 +54,11 @@ class Panels(Pictures):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         predict: Any = getattr(pl_module, "predict_batch", None)
         if self.base and predict is not None and iteration(trainer, pl_module) == 0:
-            for index, batch in _val_batches(trainer, self.num_images):
+            for batch in _shown(trainer, self.num_images):
                 with _evaluating(pl_module), trainer.precision_plugin.val_step_context():
                     batch = trainer.strategy.batch_to_device(batch)
                     if isinstance(batch, Batch):
-                        count = share(trainer.num_val_batches[0], self.num_images, index)
-                        self._add(pl_module, batch, predict(batch), count)
+                        self._add(pl_module, batch, predict(batch), len(batch))
             self.publish(trainer, "base")
 
     def show(self, module: LightningModule, batch: Batch, outputs: Any, count: int) -> None:
@@ -88,15 +87,16 @@ class Panels(Pictures):
         super().publish(trainer, name)
 
 
-def _val_batches(trainer: Trainer, images: int) -> Iterator[tuple[int, Any]]:
-    """(index, batch) of the validation batches that pictures come from, without loading the others."""
+def _shown(trainer: Trainer, images: int) -> Iterator[Any]:
+    """The part that is drawn of each validation batch; nothing else is loaded or predicted."""
     loader: Any = trainer.val_dataloaders
     keys = getattr(loader, "batch_sampler", None)
     if keys is None:
         return
     for index, rows in enumerate(islice(keys, int(min(trainer.num_val_batches[0], sys.maxsize)))):
-        if share(trainer.num_val_batches[0], images, index):
-            yield index, loader.collate_fn([loader.dataset[row] for row in rows])
+        count = share(trainer.num_val_batches[0], images, index)
+        if count:
+            yield loader.collate_fn([loader.dataset[row] for row in list(rows)[:count]])
 
 
 @contextmanager
