@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskwell.callbacks.grad_clip import GradClip
-from maskwell.callbacks.head_gradients import HeadGradients, check, rms, verdict
+from maskwell.callbacks.grad_clip import GradClip, norms_of
+from maskwell.callbacks.head_gradients import HeadGradients, check, layout, rms, verdict
+from maskwell.callbacks.loss_health import LossHealth
 from maskwell.errors import UserError
 from tests.callbacks.modules import Automatic, Memory, loader, trainer
 
@@ -38,13 +39,22 @@ def test_magnitudes_are_root_mean_squares_and_logged(
 
 
 def test_the_size_of_a_group_does_not_matter() -> None:
-    small, large = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(300, 7))
-    for parameter in (small, large):
-        parameter.grad = torch.full_like(parameter, 0.25)
-    assert float(rms([small])) == float(rms([large])) == float(rms([small, large])) == pytest.approx(0.25)
-    idle = nn.Parameter(torch.zeros(3))
-    assert float(rms([small, idle])) == pytest.approx(0.25 / math.sqrt(2))
-    assert float(rms([idle])) == 0
+    small, large, idle = (nn.Parameter(torch.zeros(*shape)) for shape in ((3,), (300, 7), (3,)))
+    each = norms_of([torch.full((300, 7), 0.25), torch.full((3,), 0.25), torch.full((5,), 7.0)])
+    foreign = nn.Parameter(torch.zeros(5))  # of no group
+    groups = {"large": [large], "half": [small, idle], "none": []}
+    found = rms(layout(groups, [large, small, foreign], each.device), each)
+    assert found.tolist() == pytest.approx([0.25, 0.25 / math.sqrt(2), 0])
+
+
+def test_what_the_monitor_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, beside = Memory(), Memory()
+    trainer(tmp_path, HeadGradients(), max_epochs=1, logger=alone).fit(Grouped(), loader())
+    monkeypatch.setattr("maskwell.callbacks.head_gradients.norms_of", lambda _: pytest.fail("again"))
+    trainer(tmp_path, LossHealth(), HeadGradients(), max_epochs=1, logger=beside).fit(Grouped(), loader())
+    assert beside.series("train/grad/weight") == alone.series("train/grad/weight")
 
 
 def test_the_form_of_the_notes() -> None:

@@ -63,7 +63,8 @@ class EarlyStopping(LightningEarlyStopping):
         self._now = 0
         self._best_at = 0
         self._watch(self.monitor, mode)
-        self._streaks: Tensor | None = None  # [current, longest] run of non-finite losses, on the device
+        self._losses: list[Tensor] = []  # not looked at yet
+        self._in_a_row = self._longest = 0
 
     @property
     def stop_reason(self) -> str | None:
@@ -93,7 +94,7 @@ class EarlyStopping(LightningEarlyStopping):
             self._watch(str(pl_module.monitor), pl_module.mode)  # type: ignore[arg-type]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._streaks = None
+        self._losses, self._in_a_row, self._longest = [], 0, 0
         self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
         if not self._best_at:
             self._best_at = iteration(trainer, pl_module)
@@ -103,10 +104,7 @@ class EarlyStopping(LightningEarlyStopping):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            bad = ~torch.isfinite(loss.detach()).all()
-            before = torch.zeros(2, device=loss.device) if self._streaks is None else self._streaks
-            current = (before[0] + 1) * bad
-            self._streaks = torch.stack([current, torch.maximum(before[1], current)])
+            self._losses.append(loss.detach().mean())
         if (batch_idx + 1) % self.every_n_steps == 0:
             self._check_losses(trainer)
 
@@ -121,11 +119,14 @@ class EarlyStopping(LightningEarlyStopping):
     def _check_losses(self, trainer: Trainer) -> None:
         if _goes_back(trainer):  # bad batches are then left out when they come again
             return
-        longest = 0 if self._streaks is None else int(self._streaks[1])
-        stop = trainer.strategy.reduce_boolean_decision(longest >= self.nonfinite_steps, all=False)
+        losses, self._losses = self._losses, []
+        for good in torch.isfinite(torch.stack(losses)).tolist() if losses else ():
+            self._in_a_row = 0 if good else self._in_a_row + 1
+            self._longest = max(self._longest, self._in_a_row)
+        stop = trainer.strategy.reduce_boolean_decision(self._longest >= self.nonfinite_steps, all=False)
         if stop and self.stopping_reason_message is None:
             self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC
-            self.stopping_reason_message = f"the training loss was not finite {longest} times in a row"
+            self.stopping_reason_message = f"the training loss was not finite {self._longest} times in a row"
             self.stopped_epoch = trainer.current_epoch
             trainer.should_stop = True
             self._log_info(trainer, self.stopping_reason_message, True)

@@ -18,8 +18,9 @@ from maskwell.errors import UserError
 
 @dataclass(frozen=True)
 class Norms:
-    """Of an optimiser's gradients: ``total`` on the device; ``read``, the same and that of each group."""
+    """Of gradients: ``each`` [N] and ``total`` on the device; ``read``: the total and that of each group."""
 
+    each: Tensor
     total: Tensor
     read: list[float]
 
@@ -29,13 +30,33 @@ def norms_of(gradients: list[Tensor]) -> Tensor:
     return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
 
 
+def with_gradients(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Parameters of an optimiser that have a gradient, in its order."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
 def total_and_groups(optimizer: Optimizer, each: Tensor) -> Tensor:
     """[1 + groups]: norm of everything and of each group, from that of every gradient in their order."""
     sizes = [sum(p.grad is not None for p in group["params"]) for group in optimizer.param_groups]
     return torch.stack([torch.linalg.vector_norm(part) for part in (each, *each.split(sizes))])
 
 
-class GradClip(Callback):
+class TakesNorms:
+    """A callback that looks at gradients before it changes them, and may be told their norms."""
+
+    _given: tuple[Optimizer, Norms] | None = None
+
+    def take(self, optimizer: Optimizer, norms: Norms) -> None:
+        """What the monitor has measured of the gradients that are looked at next."""
+        self._given = optimizer, norms
+
+    def taken(self, optimizer: Optimizer) -> Norms | None:
+        """What was measured for this step of the optimiser, once."""
+        given, self._given = self._given, None
+        return given[1] if given is not None and given[0] is optimizer else None
+
+
+class GradClip(TakesNorms, Callback):
     """Bounds the global gradient norm before every optimiser step, automatic or manual.
 
     Gradients that are not finite are set to None, which skips the step fully (no weight decay, no
@@ -65,7 +86,6 @@ class GradClip(Callback):
         self.max_norm = None if isinstance(max_norm, str) else max_norm
         self.window = window
         self.skipped = 0
-        self._given: tuple[Optimizer, Norms] | None = None
         self._clipped: dict[str, deque[bool]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,24 +98,21 @@ class GradClip(Callback):
         if self.auto:
             self.max_norm = getattr(pl_module, "max_norm", 1.0)
 
-    def take(self, optimizer: Optimizer, norms: Norms) -> None:
-        """What the monitor has measured of the gradients that are to be clipped next."""
-        self._given = optimizer, norms
-
     def _measure(self, optimizer: Optimizer, gradients: list[Tensor]) -> Norms:
-        given, self._given = self._given, None
-        if given is not None and given[0] is optimizer:
-            return given[1]
-        measured = total_and_groups(optimizer, norms_of(gradients))
-        return Norms(measured[0], measured.tolist())  # the one transfer of a step
+        given = self.taken(optimizer)
+        if given is not None:
+            return given
+        each = norms_of(gradients)
+        measured = total_and_groups(optimizer, each)
+        return Norms(each, measured[0], measured.tolist())  # the one transfer of a step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         suffix = self._suffix(trainer, pl_module, optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = with_gradients(optimizer)
         if not parameters:
-            self._given = None
+            self.taken(optimizer)
             return
         plain = getattr(optimizer, "optimizer", optimizer)
         norms = self._measure(plain, [p.grad for p in parameters if p.grad is not None])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskwell.callbacks.grad_clip import norms_of
+from maskwell.callbacks.grad_clip import TakesNorms, norms_of, with_gradients
 from maskwell.errors import UserError
 
 
-class HeadGradients(Callback):
+class HeadGradients(TakesNorms, Callback):
     """Logs ``train/grad/<group>`` at every step and prints the first one, for tasks with ``gradient_groups``.
 
     The magnitude is the root mean square over all elements of a group, before clipping: a sum over
@@ -37,16 +37,25 @@ class HeadGradients(Callback):
         self.low, self.high = low, high
         self.steps = self.exploded = 0
         self.highest: dict[str, float] = {}
+        self._laid: Layout | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._laid = None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        groups: Any = getattr(pl_module, "gradient_groups", None)
-        if groups is None:
+        offered: Any = getattr(pl_module, "gradient_groups", None)
+        plain = getattr(optimizer, "optimizer", optimizer)
+        given = self.taken(plain)
+        parameters = with_gradients(plain)
+        if offered is None or not parameters:
             return
-        tensors = {name: rms(parameters) for name, parameters in groups().items()}
-        values = torch.stack(list(tensors.values())).tolist()  # the one transfer of a step
-        measured = dict(zip(tensors, values, strict=True))
+        each = norms_of([p.grad for p in parameters if p.grad is not None]) if given is None else given.each
+        if self._laid is None or len(self._laid.places) != len(parameters):  # or more is trained now
+            self._laid = layout(offered(), parameters, each.device)
+        values = rms(self._laid, each).tolist()  # the one transfer of a step
+        measured = dict(zip(self._laid.names, values, strict=True))
         if self.steps == 0 and trainer.is_global_zero:
             mode = getattr(getattr(pl_module, "policy", None), "mode", "")
             print(check(measured, self.low, self.high, mode))
@@ -65,13 +74,29 @@ class HeadGradients(Callback):
         self.highest = dict(state_dict["highest"])
 
 
-def rms(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Root mean square of all elements of the gradients, a scalar; parameters without one count as zeros."""
-    listed = list(parameters)
-    gradients = [p.grad for p in listed if p.grad is not None]
-    if not gradients:
-        return torch.zeros((), device=listed[0].device if listed else None)
-    return torch.linalg.vector_norm(norms_of(gradients)) / math.sqrt(sum(p.numel() for p in listed))
+@dataclass(frozen=True)
+class Layout:
+    """``names`` of groups; ``places`` [N], the group of each gradient; ``sizes`` [G], elements of each."""
+
+    names: tuple[str, ...]
+    places: Tensor
+    sizes: Tensor
+
+
+def layout(
+    groups: Mapping[str, Sequence[nn.Parameter]], parameters: Sequence[nn.Parameter], device: torch.device
+) -> Layout:
+    """Which group each of the ``parameters``, those with a gradient, is of; the others count as zeros."""
+    group_of = {p: number for number, members in enumerate(groups.values()) for p in members}
+    places = torch.tensor([group_of.get(p, len(groups)) for p in parameters], device=device)
+    sizes = [float(max(1, sum(p.numel() for p in members))) for members in groups.values()]
+    return Layout(tuple(groups), places, torch.tensor(sizes, device=device))
+
+
+def rms(laid: Layout, each: Tensor) -> Tensor:
+    """Root mean square of all elements of the gradients of each group [G], from the norm of each [N]."""
+    squares = each.new_zeros(len(laid.names) + 1).index_add_(0, laid.places, each**2)
+    return (squares[: len(laid.names)] / laid.sizes).sqrt()
 
 
 def check(measured: Mapping[str, float], low: float, high: float, mode: str = "") -> str:

@@ -263,14 +263,15 @@ class BaseTask(LightningModule):
     def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **options: Any) -> None:  # type: ignore[override]
         """As Lightning's; what is of one training step alone goes into its row without Lightning's account.
 
-        That account costs a millisecond for three values of every step.
+        That account costs a millisecond for three values of every step, and so does asking for what is in it.
         """
         if args or options != OF_A_STEP or self._trainer is None or not self.trainer.training:
             super().log_dict(dictionary, *args, **options)
             return
         values = {name: torch.as_tensor(value).detach() for name, value in dictionary.items()}
         self._row |= values
-        for shown in (self.trainer.callback_metrics, self.trainer.logged_metrics):
+        connector = self.trainer._logger_connector
+        for shown in (connector._callback_metrics, connector._logged_metrics):
             shown.update(values)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskwell.callbacks.clock import batches_before, iteration, optimiser_suffixes
-from maskwell.callbacks.grad_clip import GradClip, Norms, total_and_groups
-from maskwell.callbacks.head_gradients import HeadGradients, rms
+from maskwell.callbacks.grad_clip import GradClip, Norms, TakesNorms, total_and_groups, with_gradients
+from maskwell.callbacks.head_gradients import layout, rms
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
 from maskwell.callbacks.monitor.capture import ENTRY, Capture
 from maskwell.callbacks.monitor.gradients import GradientWatch, bad_values, finite
@@ -59,7 +60,7 @@ class StepWatch:
         self._handles: list[Any] = []
         self._before: dict[str, Any] = {}
         self._optimizers: list[Optimizer] = []
-        self._taker: GradClip | None = None
+        self._takers: list[TakesNorms] = []
         self._factor = 1.0
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
@@ -81,7 +82,7 @@ class StepWatch:
                 self.signals.record(names.GRAD_LIMIT + label, self.signals.step, limit, "norm")
         self._discriminator = DiscriminatorProbe(module)
         self._trainable = -1
-        self._taker = self._next_clip(trainer)
+        self._takers = self._next_readers(trainer)
 
     def end(self) -> None:
         """Hooks are removed, nothing is watched any more."""
@@ -99,14 +100,15 @@ class StepWatch:
     def _clip(self, trainer: Trainer) -> GradClip | None:
         return next((c for c in trainer.callbacks if isinstance(c, GradClip)), None)  # type: ignore[attr-defined]
 
-    def _next_clip(self, trainer: Trainer) -> GradClip | None:
-        """The clip that finds the gradients as they are measured here: nobody between may change them."""
+    def _next_readers(self, trainer: Trainer) -> list[TakesNorms]:
+        """Who finds the gradients as they are measured here: nobody between may change them."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         own = next((i for i, c in enumerate(callbacks) if getattr(c, "steps", None) is self), len(callbacks))
         plain = Callback.on_before_optimizer_step
-        acting = (c for c in callbacks[own + 1 :] if type(c).on_before_optimizer_step is not plain)
-        following = next((c for c in acting if not isinstance(c, HeadGradients)), None)
-        return following if isinstance(following, GradClip) else None
+        acting = [c for c in callbacks[own + 1 :] if type(c).on_before_optimizer_step is not plain]
+        unchanged = takewhile(lambda c: isinstance(c, TakesNorms), acting)
+        clip = next((i for i, c in enumerate(acting) if isinstance(c, GradClip)), len(acting))
+        return list(islice(unchanged, clip + 1))
 
     def batch_starts(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Its number is known, and its random states."""
@@ -165,16 +167,16 @@ class StepWatch:
             return
         if self._micro:
             self._noise(trainer, norms[0])
-        self._heads(module)
         self.gradients.before_step(plain, self._step)
-        if self._taker is not None and len(read) > 1:
-            self._taker.take(plain, Norms(norms[0], read))
+        if each is not None and len(read) > 1:
+            self._heads(module, plain, each)
+            for taker in self._takers:
+                taker.take(plain, Norms(each, norms[0], read))
 
     @staticmethod
     def _norms(optimizer: Optimizer, each: Tensor) -> Tensor:
         """[1 + groups], or the total alone where not all gradients were measured (just unfrozen)."""
-        present = sum(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-        if present != len(each):
+        if len(with_gradients(optimizer)) != len(each):
             return torch.linalg.vector_norm(each)[None]
         return total_and_groups(optimizer, each)
 
@@ -196,7 +198,7 @@ class StepWatch:
 
     def _drop(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Set all gradients to None: the step does nothing, and the weights stay those before it."""
-        parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        parameters = with_gradients(optimizer)
         clip = self._clip(trainer)
         if clip is not None:
             clip.skip(parameters)
@@ -216,7 +218,7 @@ class StepWatch:
 
         self.buffer.add(pair, consume)
 
-    def _heads(self, module: LightningModule) -> None:
+    def _heads(self, module: LightningModule, optimizer: Optimizer, each: Tensor) -> None:
         groups: Any = getattr(module, "gradient_groups", None)
         if groups is None or self._step % self.every:
             return
@@ -226,7 +228,8 @@ class StepWatch:
             for name, value in zip(heads, values, strict=True):
                 self.signals.record(names.HEAD_GRAD + name, step, value, "norm")
 
-        self.buffer.add(torch.stack([rms(parameters) for parameters in heads.values()]), consume)
+        laid = layout(heads, with_gradients(optimizer), each.device)
+        self.buffer.add(rms(laid, each), consume)
 
     def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
         self.gradients.after_step(optimizer, self._labels.get(id(optimizer), "all"), self._step)
