@@ -203,6 +203,13 @@ def test_normaliser_is_silent(signals: Signals) -> None:
     assert _symptoms(Normaliser(), signals) == []
 
 
+def test_a_part_that_is_drawn_at_random_is_no_matter_where_the_total_stands_still() -> None:
+    assert _symptoms(Normaliser(), _doubling(loss=1.0, loss_mse=0.68)) == []
+    assert _symptoms(Normaliser(), _doubling(loss=1.02, loss_aux=2.0))  # a small sum is one all the same
+    (one,) = _symptoms(Normaliser(), _doubling(loss=0.8, loss_mse=0.68))
+    assert one.severity == "warn"
+
+
 def test_loss_band_holds_until_the_next_epoch_and_only_its_upper_end_counts() -> None:
     rule = LossBand(bands={1: (5000, 15000), 5: (1000, 3000)})
     assert _symptoms(rule, _epochs([10_500.0])) == []
