@@ -2,8 +2,9 @@
 
 The two alternate inside one run: before each of Lightning's steps a twin of the network takes the same step
 in a bare loop (loss, backward, clipping, optimiser). Both are timed on the wall; what is left of Lightning's
-time are its loop, callbacks, health, logging and the schedule. Batches lie in memory; they grow until a bare
-step takes 50 ms. Then 2,000 steps of one family, for the growth of memory.
+time are its loop, callbacks, health, logging and the schedule. The same once more with Lightning's loop and
+our task alone, without a callback or a logger: the part of the cost that is not ours to save. Batches lie in
+memory; they grow until a bare step takes 50 ms. Then 2,000 steps of one family, for the growth of memory.
 
     python -m benchmarks.overhead [--family points]
 """
@@ -27,7 +28,7 @@ from torch import nn
 
 from benchmarks import families, harness
 
-STEPS, WARM_UP = 60, 5
+STEPS, WARM_UP = 100, 5
 """Steps of each kind that are timed, and those before."""
 
 SHORTEST = 0.05
@@ -164,22 +165,44 @@ def trainer(cfg: Any, task: Any, folder: Path, *first: Callback) -> Trainer:
 
 
 def ratio(family: str, work: Path, steps: int) -> dict[str, float]:
-    """Median of whole over bare steps, and seconds of a bare one."""
+    """Median of whole over bare steps, also of Lightning's loop alone, and seconds of a bare step."""
     size = batch_size(family, work)
+    ours = alternated(family, work, size, steps, whole=True)
+    alone = alternated(family, work, size, steps, whole=False)
+    return {
+        "ratio": statistics.median(ours.ratios),
+        "ratio.spread": statistics.stdev(ours.ratios) / len(ours.ratios) ** 0.5,
+        "lightning_alone": statistics.median(alone.ratios),
+        "bare_s": statistics.median(ours.bare[WARM_UP:]),
+        "batch_size": size,
+    }
+
+
+def alternated(family: str, work: Path, size: int, steps: int, whole: bool) -> Alternating:
+    """Times of a run in which bare steps alternate with those of a ``whole`` run, or of Lightning alone."""
     folder = work / f"{family}_run"
     cfg, task, batches = prepared(family, work, size, steps + WARM_UP + 1, folder)
     _, twin, _ = prepared(family, work, size, steps, folder)
     alternating = Alternating(Bare(twin))
-    fit = trainer(cfg, task, folder, alternating)
+    fit = trainer(cfg, task, folder, alternating) if whole else lightning_alone(alternating)
     gc.collect()
     fit.fit(task, datamodule=InMemory(batches, steps + WARM_UP + 1))
-    ratios = alternating.ratios
-    return {
-        "ratio": statistics.median(ratios),
-        "ratio.spread": statistics.stdev(ratios) / len(ratios) ** 0.5,
-        "bare_s": statistics.median(alternating.bare[WARM_UP:]),
-        "batch_size": size,
-    }
+    return alternating
+
+
+def lightning_alone(alternating: Alternating) -> Trainer:
+    """One epoch without logger, bar, checkpoints and validation."""
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        callbacks=[alternating],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def batch_size(family: str, work: Path) -> int:
@@ -237,7 +260,8 @@ def main() -> None:
         command=harness.command_line("benchmarks.overhead"),
         seeds=[0],
         minutes=(time.monotonic() - started) / 60,
-        notes="ratio: a whole step over a bare one, medians of pairs, one core; memory_growth_mib: points.",
+        notes="ratio: a whole step over a bare one, medians of pairs, one core; lightning_alone: the same "
+        "without callbacks and loggers; memory_growth_mib: points.",
     )
 
 
