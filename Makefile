@@ -12,8 +12,6 @@ BENCH  ?= coco_map loader mask_loss prompts
 QUICK  ?= --quick
 MODEL  ?= s4gan
 COMPARE_s4gan := s4gan_camvid
-BENCHMARKS := $(filter-out __init__ harness results_table,$(basename $(notdir $(wildcard benchmarks/*.py)))) \
-              $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help train eval predict sweep diagnose compare test smoke lint type data-check bench results clean

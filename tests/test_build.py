@@ -71,14 +71,6 @@ def test_parts_of_the_libraries_may_be_built(target: str) -> None:
     assert build.parameters(target, "x") is None or build.parameters(target, "x")
 
 
-def test_validation_comes_between_optimiser_steps() -> None:
-    cfg, _ = composed(*TINY, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3")
-    with pytest.raises(UserError, match=r"val_check_interval=3 ends between two optimiser steps"):
-        build.trainer(cfg, logger=False)
-    cfg.trainer.val_check_interval = 4
-    assert build.trainer(cfg, logger=False).accumulate_grad_batches == 2
-
-
 def test_untrusted_target_deep_inside_is_refused() -> None:
     inner = {"_target_": "os.system", "command": "true"}
     with pytest.raises(UserError, match=r"trainer\.callbacks\[0\]\._target_ names 'os.system'"):

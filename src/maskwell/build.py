@@ -96,7 +96,7 @@ def trainer(cfg: DictConfig, task: BaseTask | None = None, **more: Any) -> light
     accelerator = _accelerator(node.accelerator)
     _check_devices(accelerator, node.devices)
     _check_strategy(node.strategy, accelerator)
-    _check_accumulation(node.val_check_interval, node.accumulate_grad_batches, task)
+    _check_accumulation(node.accumulate_grad_batches, task)
     if node.precision == "auto":
         node.precision = _precision(accelerator)
     if str(node.precision) in ("bf16-true", "16-true", "64-true", "64"):
@@ -166,17 +166,11 @@ def _check_strategy(strategy: str | DictConfig, accelerator: str) -> None:
         raise UserError("trainer=deepspeed needs the package: pip install deepspeed.")
 
 
-def _check_accumulation(every: int | float | None, together: int, task: BaseTask | None) -> None:
-    """Gradients that wait for their optimiser step are in no checkpoint."""
+def _check_accumulation(together: int, task: BaseTask | None) -> None:
     if together > 1 and task is not None and not task.automatic_optimization:
         raise UserError(
             f"trainer.accumulate_grad_batches={together}: model={task.family} makes its optimiser steps "
             "itself, one in each batch; set it to 1, and data.batch_size as large as memory allows."
-        )
-    if isinstance(every, int) and every % together:
-        raise UserError(
-            f"trainer.val_check_interval={every} ends between two optimiser steps of {together} batches, "
-            "where no run can go on exactly: give a multiple of trainer.accumulate_grad_batches."
         )
 
 
