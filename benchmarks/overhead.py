@@ -3,8 +3,9 @@
 The two alternate inside one run: before each of Lightning's steps a twin of the network takes the same step
 in a bare loop (loss, backward, clipping, optimiser). Both are timed on the wall; what is left of Lightning's
 time are its loop, callbacks, health, logging and the schedule. The same once more with Lightning's loop and
-our task alone, without logger and callbacks but clipping: the part of the cost that is not ours to save. Batches lie in
-memory; they grow until a bare step takes 50 ms. Then 2,000 steps of one family, for the growth of memory.
+our task alone, without logger and callbacks but clipping: the part of the cost that is not ours to save.
+Batches lie in memory; they grow until a bare step takes 50 ms. Then 2,000 steps of one family, for the growth
+of memory.
 
     python -m benchmarks.overhead [--family points]
 """
