@@ -70,6 +70,14 @@ def test_losses_in_a_row_that_are_not_finite_stop(tmp_path: Path, capsys: pytest
     )
 
 
+def test_no_stop_comes_between_two_optimiser_steps(tmp_path: Path) -> None:
+    module = Automatic(spoil=lambda step, loss: loss * (math.nan if step in (6, 7) else 1.0))
+    stop = EarlyStopping(every_n_steps=8)
+    fit = trainer(tmp_path, GradClip(), stop, max_epochs=4, accumulate_grad_batches=3)
+    fit.fit(module, loader(160), loader())
+    assert module.iteration == 24
+
+
 def test_single_losses_that_are_not_finite_do_not(tmp_path: Path) -> None:
     module = Automatic(spoil=lambda step, loss: loss * (math.nan if step % 2 else 1.0))
     module.val_losses = [1.0, 0.9]

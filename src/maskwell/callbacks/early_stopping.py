@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -105,7 +106,8 @@ class EarlyStopping(LightningEarlyStopping):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._losses.append(loss.detach().mean())
-        if (batch_idx + 1) % self.every_n_steps == 0:
+        # a run that stops between two optimiser steps could not go on exactly
+        if (batch_idx + 1) % math.lcm(self.every_n_steps, trainer.accumulate_grad_batches) == 0:
             self._check_losses(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
