@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 
 from maskwell.health.rules import (
     Constant,
     DeadPart,
+    Dominance,
     LossBand,
     MetricBand,
     NonFinite,
@@ -244,3 +246,30 @@ def test_default_rules_are_silent_on_a_healthy_run() -> None:
         signals.epoch = epoch
         heard += [s for rule in rules.values() for s in _symptoms(rule, signals) if s.severity != "info"]
     assert heard == []
+
+
+def _adversarial(weight: float, scale: float = 1.0) -> Signals:
+    """A generator's terms, logged beside their sum ``loss_g``; what goes backward is ``scale`` times it."""
+    random = np.random.default_rng(0)
+    entropy, matching, own = random.random((3, 256)) + 0.1
+    total = weight * entropy + 0.1 * matching + 0.5 * own
+    signals = Signals()
+    for step in range(256):
+        values = {"loss_ce": entropy, "loss_fm": matching, "loss_box": own, "loss_g": total}
+        for name, series in values.items():
+            role: Role = "adversarial" if name == "loss_fm" else "supervised"
+            signals.record(PART + name, step, float(series[step]), role)
+        signals.record(LOSS, step, scale * float(total[step]), "supervised")
+        signals.step = step
+    return signals
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.001, 100.0])
+def test_a_sum_that_is_logged_among_its_terms_dominates_nothing(scale: float) -> None:
+    assert _symptoms(Dominance(), _adversarial(1.0, scale)) == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_term_that_dominates_is_named_and_not_its_sum(scale: float) -> None:
+    (symptom,) = _symptoms(Dominance(), _adversarial(1000.0, scale))
+    assert symptom.subject == "loss_ce"
