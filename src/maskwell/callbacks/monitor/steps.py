@@ -115,6 +115,7 @@ class StepWatch:
         self._batch, self._bad = batch, (False, False)
         self._losses = []
         self.capture.begin()
+        self._discriminator.batch_starts()
         self.system.batch_starts(batch)
 
     @property
