@@ -160,7 +160,10 @@ class ClipSaturated(Rule):
 
 @dataclass(kw_only=True)
 class ClipInert(Rule):
-    """Clipping is configured, and steps are made with gradients above its bound."""
+    """Clipping is configured, and steps are made with gradients above its bound.
+
+    A clipped norm is never above it: one step tells, and no noise has to be waited for.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "G04"
@@ -169,7 +172,7 @@ class ClipInert(Rule):
     supports: ClassVar[dict[str, float]] = {"clip": 0.97}
     denies: ClassVar[dict[str, float]] = {"clip": 0.7}
     tolerance: float = 0.01
-    times: int = 2
+    times: int = 1
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """One symptom per optimiser."""
