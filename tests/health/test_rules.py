@@ -14,6 +14,7 @@ from maskwell.health.rules import (
     Dominance,
     LossBand,
     MetricBand,
+    MetricCollapse,
     NonFinite,
     NoObjects,
     Normaliser,
@@ -273,3 +274,48 @@ def test_a_sum_that_is_logged_among_its_terms_dominates_nothing(scale: float) ->
 def test_a_term_that_dominates_is_named_and_not_its_sum(scale: float) -> None:
     (symptom,) = _symptoms(Dominance(), _adversarial(1000.0, scale))
     assert symptom.subject == "loss_ce"
+
+
+def _evaluated(shares: list[float], miou: list[float], true: float | None = 0.908, every: int = 40) -> Signals:
+    """``shares`` of the pixels predicted as the commonest class, evaluation by evaluation."""
+    signals = Signals()
+    for step, (share, quality) in enumerate(zip(shares, miou, strict=True), 1):
+        values = {"predicted_share_largest": share, "miou": quality}
+        for name, value in values.items() if true is None else {**values, "true_share_largest": true}.items():
+            signals.record(f"{METRIC}val/{name}", every * step, value, "metric")
+        signals.step = every * step
+    return signals
+
+
+YOUNG = [1.0, 1.0, 0.923, 0.908, 0.897, 0.892]  # a recorded healthy run of s4gan
+YOUNG_MIOU = [0.227, 0.227, 0.377, 0.383, 0.383, 0.383]
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+@pytest.mark.parametrize("true", [None, 0.908])
+def test_a_young_model_that_predicts_one_class_has_not_collapsed(count: int, true: float | None) -> None:
+    assert _symptoms(MetricCollapse(), _evaluated(YOUNG[:count], YOUNG_MIOU[:count], true)) == []
+
+
+def test_chance_before_one_class_is_no_better_model() -> None:
+    assert _symptoms(MetricCollapse(), _evaluated([0.5, 1.0, 1.0], [0.15, 0.227, 0.227])) == []
+
+
+@pytest.mark.parametrize("true", [None, 0.908])
+def test_a_model_that_told_classes_apart_and_no_longer_does_has_collapsed(true: float | None) -> None:
+    shares, miou = [*YOUNG, 1.0, 0.9995], [*YOUNG_MIOU, 0.3, 0.3]
+    assert _symptoms(MetricCollapse(), _evaluated(shares[:-1], miou[:-1], true)) == []
+    (symptom,) = _symptoms(MetricCollapse(), _evaluated(shares, miou, true))
+    assert "before" in symptom.cause and symptom.evidence["evaluations"] == 2
+
+
+def test_a_model_that_never_predicts_but_one_class_is_found_with_patience() -> None:
+    """As recorded with pseudo-labels of one class from the beginning."""
+    (symptom,) = _symptoms(MetricCollapse(), _evaluated([1.0] * 8, [0.227] * 8))
+    assert "still" in symptom.cause and symptom.evidence["true_share"] == 0.908
+    assert _symptoms(MetricCollapse(), _evaluated([1.0] * 8, [0.227] * 8, every=10)) == []
+
+
+def test_rare_objects_that_are_found_are_no_collapse() -> None:
+    shares = [0.99, 0.993, *[0.997] * 8]
+    assert _symptoms(MetricCollapse(), _evaluated(shares, [0.5] * 10, true=0.996)) == []
