@@ -12,6 +12,7 @@ from maskwell.health.rules import (
     Constant,
     DeadPart,
     Dominance,
+    GrowsWithTargets,
     LossBand,
     MetricBand,
     MetricCollapse,
@@ -319,3 +320,24 @@ def test_a_model_that_never_predicts_but_one_class_is_found_with_patience() -> N
 def test_rare_objects_that_are_found_are_no_collapse() -> None:
     shares = [0.99, 0.993, *[0.997] * 8]
     assert _symptoms(MetricCollapse(), _evaluated(shares, [0.5] * 10, true=0.996)) == []
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_sum_over_objects_is_found_among_means_and_mixtures(divided: bool) -> None:
+    """As recorded of sam_lora: the presence is a mean over prompts, the auxiliary layers mix it with sums."""
+    random = np.random.default_rng(0)
+    objects = random.integers(1, 8, 256).astype(float)
+    each = {
+        name: random.lognormal(0, 0.2, 256) * (1 if divided else objects)
+        for name in ("loss_box", "loss_giou", "loss_mask", "loss_dice")
+    }
+    by_design = {"loss_cls": 0.3 * objects * random.lognormal(0, 0.1, 256)}
+    presence = random.lognormal(0, 1, 256)
+    parts = each | by_design | {"loss_presence": presence, "loss_aux": each["loss_box"] + 3 * presence}
+    signals = Signals()
+    for step in range(256):
+        signals.record(FACT + "num_objects", step, objects[step], "count")
+        for name, values in parts.items():
+            signals.record(PART + name, step, float(values[step]), "supervised")
+        signals.step = step
+    assert [s.severity for s in _symptoms(GrowsWithTargets(), signals)] == ([] if divided else ["warn"])
