@@ -53,13 +53,7 @@ def _rows(reader: Iterator[Sequence[str]], path: Path, notes: Notes) -> Iterator
     epoch_name = None if epoch_at is None else header[epoch_at]
     numeric: set[str] = set()
     for number, cells in enumerate(reader, 1):
-        values = {}
-        for name, cell in zip(header, cells, strict=False):
-            if cell:
-                try:
-                    values[name] = float(cell)
-                except ValueError:  # text
-                    continue
+        values = _numbers(header, cells)
         if values:
             numeric.update(values)
             step = float(number) if step_name is None else values.get(step_name, math.nan)
@@ -70,6 +64,18 @@ def _rows(reader: Iterator[Sequence[str]], path: Path, notes: Notes) -> Iterator
             notes.dropped[name] = "holds no numbers"
     if not numeric:
         raise UserError(f"{path} holds no numbers: a CSV of metrics has a header and rows of numbers.")
+
+
+def _numbers(header: Sequence[str], cells: Sequence[str]) -> dict[str, float]:
+    """Column -> number of a row, text and empty cells left out."""
+    values = {}
+    for name, cell in zip(header, cells, strict=False):
+        if cell:
+            try:
+                values[name] = float(cell)
+            except ValueError:  # text
+                continue
+    return values
 
 
 def _first(header: list[str], known: Sequence[str]) -> int | None:
