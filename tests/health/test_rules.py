@@ -277,7 +277,9 @@ def test_a_term_that_dominates_is_named_and_not_its_sum(scale: float) -> None:
     assert symptom.subject == "loss_ce"
 
 
-def _evaluated(shares: list[float], miou: list[float], true: float | None = 0.908, every: int = 40) -> Signals:
+def _evaluated(
+    shares: list[float], miou: list[float], true: float | None = 0.908, every: int = 40
+) -> Signals:
     """``shares`` of the pixels predicted as the commonest class, evaluation by evaluation."""
     signals = Signals()
     for step, (share, quality) in enumerate(zip(shares, miou, strict=True), 1):
