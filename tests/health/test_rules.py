@@ -343,3 +343,16 @@ def test_a_sum_over_objects_is_found_among_means_and_mixtures(divided: bool) -> 
             signals.record(PART + name, step, float(values[step]), "supervised")
         signals.step = step
     assert [s.severity for s in _symptoms(GrowsWithTargets(), signals)] == ([] if divided else ["warn"])
+
+
+@pytest.mark.parametrize("gaps", [60, 10])
+def test_a_loss_with_gaps_beside_parts_without_any_breaks_nothing(gaps: int) -> None:
+    """In steps that are not finite the total is missing, and a part may be finite."""
+    whole, signals = _adversarial(1000.0), Signals()
+    for name in (LOSS, *(PART + part for part in ("loss_ce", "loss_fm", "loss_box", "loss_g"))):
+        stream = whole.get(name)
+        for step, value in zip(stream.steps, stream.values, strict=True):
+            if name != LOSS or step % (256 // gaps):
+                signals.record(name, int(step), float(value), stream.role)
+    signals.step = 255
+    assert _symptoms(Dominance(), signals) == []

@@ -107,7 +107,8 @@ class GradientWatch:
         every = norms.new_zeros(len(plan.tensors))
         at = [i for i, (_, p) in enumerate(plan.tensors) if p.grad is not None]
         every[at] = norms
-        weights = norms_of([p.detach() for _, p in plan.tensors])
+        sizes = torch._foreach_norm([p.detach() for _, p in plan.tensors])
+        weights = torch.stack([size.to(plan.home, torch.float32) for size in sizes])
         ratio = _by_group(plan, every) / _by_group(plan, weights).clamp(min=1e-12)
         self.buffer.add(ratio, lambda v: self._record_all(names.GROUP_GRAD, plan.groups, step, v))
         self.buffer.add((every == 0).float(), lambda v: self._count_idle(plan, step, v))
