@@ -356,3 +356,11 @@ def test_a_loss_with_gaps_beside_parts_without_any_breaks_nothing(gaps: int) -> 
                 signals.record(name, int(step), float(value), stream.role)
     signals.step = 255
     assert _symptoms(Dominance(), signals) == []
+
+
+@pytest.mark.parametrize(("bad_at", "told"), [(100, 1), (63, 0), (0, 0)])
+def test_a_part_that_rests_while_bad_steps_are_dropped_is_not_dead(bad_at: int, told: int) -> None:
+    """``bad_at``: how many steps ago the last bad one was."""
+    signals = _steps(PART + "loss_done", [0.5] * 200)
+    signals.record(NONFINITE + LOSS, 200 - bad_at, 1.0, "event")
+    assert len(_symptoms(DeadPart(), signals)) == told
