@@ -14,7 +14,7 @@ from maskwell.cli import _as_input
 from maskwell.diagnosis import diagnose
 from maskwell.errors import UserError
 from maskwell.health import report
-from maskwell.health.rules import default_rules
+from maskwell.health.rules import NonFinite, default_rules
 from maskwell.logs.feed import Feeder
 from maskwell.logs.rows import Row
 from tests.health.curves import cross_entropy, shifted
@@ -147,3 +147,11 @@ def test_pseudo_labels_may_start_late() -> None:
         st = float(generator.exponential(0.5)) if n > 700 else 0.0
         rows.append(Row({"train/batch_loss": loss + st, "train/loss_st": st, "train/loss_ce": loss}, n))
     assert Feeder(default_rules()).run(rows).verdict == "healthy"
+
+
+@pytest.mark.parametrize("at", range(60_000, 60_128, 16))
+def test_a_nan_in_a_long_log_is_found_wherever_it_lies(at: int) -> None:
+    """Rules are asked less often there than the rule of what is not finite looks back."""
+    feeder = Feeder({"nonfinite": NonFinite()})
+    engine = feeder.run(Row({"loss": math.nan if s == at else 1.0}, s) for s in range(60_500))
+    assert [f.evidence["last_bad_step"] for i in engine.incidents for f in i.findings] == [at]

@@ -191,3 +191,10 @@ def test_a_bound_that_is_not_positive_is_refused(bound: float) -> None:
 def test_two_clips_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gradient_clip_val"):
         trainer(tmp_path, GradClip(), gradient_clip_val=1.0).fit(Automatic(), loader())
+
+
+def test_norms_of_gradients_on_several_devices_come_together() -> None:
+    """Devices that every machine has: numbers of "meta" are never there, and can only be stacked."""
+    mixed = grad_clip.norms_of([torch.ones(3, device="meta"), torch.ones(4)])
+    assert mixed.device.type == "meta" and mixed.shape == (2,) and mixed.dtype == torch.float32
+    assert gradients.finite([torch.ones(3, device="meta"), torch.ones(4)]).device.type == "meta"

@@ -299,8 +299,9 @@ CASES: list[tuple[str, Build, Build]] = [
     ),
     (
         "degenerate_masks",
-        lambda: make(fact__mask_fill=[0.0] * 250),
-        lambda: make(fact__mask_fill=[0.0, 0.02] * 125),
+        lambda: make(fact__mask_fill=[0.0] * 250, fact__mask_fill_true=[0.0, 0.02] * 125),
+        # objects of a few pixels in a large image
+        lambda: make(fact__mask_fill=noisy(3e-5, 250), fact__mask_fill_true=noisy(4e-5, 250)),
     ),
     (
         "stuck_predictions",

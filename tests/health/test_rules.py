@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 
 from maskwell.health.rules import (
     Constant,
     DeadPart,
+    Dominance,
+    GrowsWithTargets,
     LossBand,
     MetricBand,
+    MetricCollapse,
     NonFinite,
     NoObjects,
     Normaliser,
@@ -251,3 +255,119 @@ def test_default_rules_are_silent_on_a_healthy_run() -> None:
         signals.epoch = epoch
         heard += [s for rule in rules.values() for s in _symptoms(rule, signals) if s.severity != "info"]
     assert heard == []
+
+
+def _adversarial(weight: float, scale: float = 1.0) -> Signals:
+    """A generator's terms, logged beside their sum ``loss_g``; what goes backward is ``scale`` times it."""
+    random = np.random.default_rng(0)
+    entropy, matching, own = random.random((3, 256)) + 0.1
+    total = weight * entropy + 0.1 * matching + 0.5 * own
+    signals = Signals()
+    for step in range(256):
+        values = {"loss_ce": entropy, "loss_fm": matching, "loss_box": own, "loss_g": total}
+        for name, series in values.items():
+            role: Role = "adversarial" if name == "loss_fm" else "supervised"
+            signals.record(PART + name, step, float(series[step]), role)
+        signals.record(LOSS, step, scale * float(total[step]), "supervised")
+        signals.step = step
+    return signals
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.001, 100.0])
+def test_a_sum_that_is_logged_among_its_terms_dominates_nothing(scale: float) -> None:
+    assert _symptoms(Dominance(), _adversarial(1.0, scale)) == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_term_that_dominates_is_named_and_not_its_sum(scale: float) -> None:
+    (symptom,) = _symptoms(Dominance(), _adversarial(1000.0, scale))
+    assert symptom.subject == "loss_ce"
+
+
+def _evaluated(
+    shares: list[float], miou: list[float], true: float | None = 0.908, every: int = 40
+) -> Signals:
+    """``shares`` of the pixels predicted as the commonest class, evaluation by evaluation."""
+    signals = Signals()
+    for step, (share, quality) in enumerate(zip(shares, miou, strict=True), 1):
+        values = {"predicted_share_largest": share, "miou": quality}
+        for name, value in values.items() if true is None else {**values, "true_share_largest": true}.items():
+            signals.record(f"{METRIC}val/{name}", every * step, value, "metric")
+        signals.step = every * step
+    return signals
+
+
+YOUNG = [1.0, 1.0, 0.923, 0.908, 0.897, 0.892]  # a recorded healthy run of s4gan
+YOUNG_MIOU = [0.227, 0.227, 0.377, 0.383, 0.383, 0.383]
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+@pytest.mark.parametrize("true", [None, 0.908])
+def test_a_young_model_that_predicts_one_class_has_not_collapsed(count: int, true: float | None) -> None:
+    assert _symptoms(MetricCollapse(), _evaluated(YOUNG[:count], YOUNG_MIOU[:count], true)) == []
+
+
+def test_chance_before_one_class_is_no_better_model() -> None:
+    assert _symptoms(MetricCollapse(), _evaluated([0.5, 1.0, 1.0], [0.15, 0.227, 0.227])) == []
+
+
+@pytest.mark.parametrize("true", [None, 0.908])
+def test_a_model_that_told_classes_apart_and_no_longer_does_has_collapsed(true: float | None) -> None:
+    shares, miou = [*YOUNG, 1.0, 0.9995], [*YOUNG_MIOU, 0.3, 0.3]
+    assert _symptoms(MetricCollapse(), _evaluated(shares[:-1], miou[:-1], true)) == []
+    (symptom,) = _symptoms(MetricCollapse(), _evaluated(shares, miou, true))
+    assert "before" in symptom.cause and symptom.evidence["evaluations"] == 2
+
+
+def test_a_model_that_never_predicts_but_one_class_is_found_with_patience() -> None:
+    """As recorded with pseudo-labels of one class from the beginning."""
+    (symptom,) = _symptoms(MetricCollapse(), _evaluated([1.0] * 8, [0.227] * 8))
+    assert "still" in symptom.cause and symptom.evidence["true_share"] == 0.908
+    assert _symptoms(MetricCollapse(), _evaluated([1.0] * 8, [0.227] * 8, every=10)) == []
+
+
+def test_rare_objects_that_are_found_are_no_collapse() -> None:
+    shares = [0.99, 0.993, *[0.997] * 8]
+    assert _symptoms(MetricCollapse(), _evaluated(shares, [0.5] * 10, true=0.996)) == []
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_sum_over_objects_is_found_among_means_and_mixtures(divided: bool) -> None:
+    """As recorded of sam_lora: the presence is a mean over prompts, the auxiliary layers mix it with sums."""
+    random = np.random.default_rng(0)
+    objects = random.integers(1, 8, 256).astype(float)
+    each = {
+        name: random.lognormal(0, 0.2, 256) * (1 if divided else objects)
+        for name in ("loss_box", "loss_giou", "loss_mask", "loss_dice")
+    }
+    by_design = {"loss_cls": 0.3 * objects * random.lognormal(0, 0.1, 256)}
+    presence = random.lognormal(0, 1, 256)
+    parts = each | by_design | {"loss_presence": presence, "loss_aux": each["loss_box"] + 3 * presence}
+    signals = Signals()
+    for step in range(256):
+        signals.record(FACT + "num_objects", step, objects[step], "count")
+        for name, values in parts.items():
+            signals.record(PART + name, step, float(values[step]), "supervised")
+        signals.step = step
+    assert [s.severity for s in _symptoms(GrowsWithTargets(), signals)] == ([] if divided else ["warn"])
+
+
+@pytest.mark.parametrize("gaps", [60, 10])
+def test_a_loss_with_gaps_beside_parts_without_any_breaks_nothing(gaps: int) -> None:
+    """In steps that are not finite the total is missing, and a part may be finite."""
+    whole, signals = _adversarial(1000.0), Signals()
+    for name in (LOSS, *(PART + part for part in ("loss_ce", "loss_fm", "loss_box", "loss_g"))):
+        stream = whole.get(name)
+        for step, value in zip(stream.steps, stream.values, strict=True):
+            if name != LOSS or step % (256 // gaps):
+                signals.record(name, int(step), float(value), stream.role)
+    signals.step = 255
+    assert _symptoms(Dominance(), signals) == []
+
+
+@pytest.mark.parametrize(("bad_at", "told"), [(100, 1), (63, 0), (0, 0)])
+def test_a_part_that_rests_while_bad_steps_are_dropped_is_not_dead(bad_at: int, told: int) -> None:
+    """``bad_at``: how many steps ago the last bad one was."""
+    signals = _steps(PART + "loss_done", [0.5] * 200)
+    signals.record(NONFINITE + LOSS, 200 - bad_at, 1.0, "event")
+    assert len(_symptoms(DeadPart(), signals)) == told

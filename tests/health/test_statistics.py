@@ -105,3 +105,14 @@ def test_turns_and_alternation() -> None:
     zigzag = np.array([0.0, 1.0] * 8)
     assert s.sign_changes(zigzag) == 1.0 and s.autocorrelation(zigzag - 0.5) < -0.9
     assert s.sign_changes(np.arange(5.0)) == 0.0 and s.autocorrelation(np.ones(4)) == 0.0
+
+
+def test_sums_are_told_from_their_terms(generator: np.random.Generator) -> None:
+    a, b, c = generator.random((3, 200))
+    parts = {"a": a, "b": b, "c": c, "zero": 0 * a}
+    assert s.sums_of_others(parts) == set()
+    assert s.sums_of_others({**parts, "sum": 2 * a + 0.1 * b}) == {"sum"}
+    # the term that makes up nearly all of a sum is no sum itself, nor is a difference
+    assert s.sums_of_others({**parts, "sum": 1e5 * a + b}) == {"sum"}
+    assert s.sums_of_others({"a": a, "b": b, "difference": 0.5 * a - b}) == {"a"}
+    assert len(s.sums_of_others({"a": a, "twice": 2 * a, "b": b})) == 1

@@ -26,8 +26,9 @@ class Norms:
 
 
 def norms_of(gradients: list[Tensor]) -> Tensor:
-    """Norm of each of these, float32 [N]."""
-    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+    """Norm of each of these, float32 [N] on the device of the first: a module may lie on several."""
+    home = gradients[0].device
+    return torch.stack([norm.to(home, torch.float32) for norm in torch._foreach_norm(gradients)])
 
 
 def with_gradients(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -70,6 +70,8 @@ STATE_BAD = "state_bad/"
 """Prefix of the number of values that are not finite in weights, buffers and optimiser states."""
 INPUT_BAD = "input_bad/"
 """Prefix of events: the named part of the input of a bad step was not finite."""
+INPUT_SEEN = "input_seen"
+"""Events: the input of this bad step was looked at, whatever it was like."""
 MODULE_BAD = "module_bad/"
 """Prefix of events: the named module was the first to give values that are not finite."""
 PREFLIGHT = "preflight/"
@@ -215,12 +217,16 @@ class Signals:
         self.calm_after = -1
         self.rate_key = "optim.lr"
         self._streams: dict[str, Stream] = {}
+        self._below: dict[str, list[tuple[str, Stream]]] = {}  # of under(), while no stream begins
+        self._empty = Stream("", "supervised", capacity)
 
     def record(self, name: str, step: int, value: float, role: Role) -> None:
         """Append one value to the stream ``name``, which begins here if it is new."""
-        if name not in self._streams:
-            self._streams[name] = Stream(name, role, self.capacity)
-        self._streams[name].append(step, float(value))
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = Stream(name, role, self.capacity)
+            self._below = {}
+        stream.append(step, float(value))
 
     def declare(self, event: str, step: int) -> None:
         """Note that something was changed on purpose at ``step``; kinds as in :data:`EVENTS`."""
@@ -230,11 +236,12 @@ class Signals:
 
     def last_event(self, kinds: tuple[str, ...]) -> int:
         """Step of the newest event of these kinds, -1 where there was none."""
-        return max((self.get(EVENT + kind).latest_step for kind in kinds), default=-1)
+        known = (self._streams.get(EVENT + kind) for kind in kinds)
+        return max((stream.latest_step for stream in known if stream is not None), default=-1)
 
     def get(self, name: str) -> Stream:
         """The stream, empty where nothing was recorded under this name."""
-        return self._streams.get(name) or Stream(name, "supervised", self.capacity)
+        return self._streams.get(name, self._empty)
 
     def value(self, name: str) -> float | None:
         """The newest value of a stream, None where it is empty."""
@@ -243,9 +250,13 @@ class Signals:
 
     def under(self, prefix: str) -> Iterator[tuple[str, Stream]]:
         """(name without the prefix, stream) of every stream whose name begins with ``prefix``."""
-        for name, stream in list(self._streams.items()):
-            if name.startswith(prefix):
-                yield name.removeprefix(prefix), stream
+        if prefix not in self._below:
+            self._below[prefix] = [
+                (name.removeprefix(prefix), stream)
+                for name, stream in self._streams.items()
+                if name.startswith(prefix)
+            ]
+        yield from self._below[prefix]
 
     def losses(self, roles: tuple[Role, ...]) -> Iterator[tuple[str, Stream]]:
         """(name, stream) of the total loss and of its parts that have one of the ``roles``."""
@@ -274,3 +285,4 @@ class Signals:
         self._streams = {
             name: Stream.from_state(name, self.capacity, s) for name, s in state["streams"].items()
         }
+        self._below = {}

@@ -7,12 +7,13 @@ All take float arrays [N], oldest first, and none keeps state. Losses are compar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 Values = npt.NDArray[np.float64]
 
@@ -161,6 +162,26 @@ def power_law(x: Values, y: Values) -> float:
     if len(x) < 3 or np.ptp(x) == 0:
         return 0.0
     return float(stats.theilslopes(np.log(y), np.log(x)).slope)
+
+
+def sums_of_others(series: Mapping[str, Values], tolerance: float = 1e-4) -> set[str]:
+    """Names of those series [N] that are sums of others with weights above 0; of two that are alike, one.
+
+    The series that others explain best goes first: a total goes before the term that makes up most of it.
+    """
+    left = {name: v / size for name, v in series.items() if 0 < (size := float(np.linalg.norm(v))) < math.inf}
+    found: set[str] = set()
+    while len(left) > 1:
+        rest = {
+            name: float(optimize.nnls(np.stack([v for n, v in left.items() if n != name], 1), values)[1])
+            for name, values in left.items()
+        }
+        best = min(rest, key=rest.__getitem__)
+        if rest[best] > tolerance:
+            break
+        found.add(best)
+        del left[best]
+    return found
 
 
 def population_stability(counts: Values, reference: Values) -> float:

@@ -49,22 +49,33 @@ def _rows(reader: Iterator[Sequence[str]], path: Path, notes: Notes) -> Iterator
     epoch_at = _first(header, EPOCH_NAMES)
     if step_at is None:
         notes.messages.append("there is no step column: the rows are counted")
+    step_name = None if step_at is None else header[step_at]
+    epoch_name = None if epoch_at is None else header[epoch_at]
     numeric: set[str] = set()
     for number, cells in enumerate(reader, 1):
-        values = {}
-        for name, cell in zip(header, cells, strict=False):
-            if cell and (value := _number(cell)) is not None:
-                values[name] = value
-        numeric |= values.keys()
+        values = _numbers(header, cells)
         if values:
-            step = values.get(header[step_at]) if step_at is not None else float(number)
-            whole = int(step) if step is not None and math.isfinite(step) else None
-            yield Row(values, whole, values.get(header[epoch_at]) if epoch_at is not None else None)
+            numeric.update(values)
+            step = float(number) if step_name is None else values.get(step_name, math.nan)
+            whole = int(step) if math.isfinite(step) else None
+            yield Row(values, whole, None if epoch_name is None else values.get(epoch_name))
     for name in header:
         if name and name not in numeric:
             notes.dropped[name] = "holds no numbers"
     if not numeric:
         raise UserError(f"{path} holds no numbers: a CSV of metrics has a header and rows of numbers.")
+
+
+def _numbers(header: Sequence[str], cells: Sequence[str]) -> dict[str, float]:
+    """Column -> number of a row, text and empty cells left out."""
+    values = {}
+    for name, cell in zip(header, cells, strict=False):
+        if cell:
+            try:
+                values[name] = float(cell)
+            except ValueError:  # text
+                continue
+    return values
 
 
 def _first(header: list[str], known: Sequence[str]) -> int | None:

@@ -16,7 +16,11 @@ from maskwell.logs.rows import LOSS_NAMES, Kind, Notes, Row, kind_of
 EVERY = 8
 """Steps between checks ..."""
 LONG, EVERY_LONG = 50_000, 128
-"""... and of logs beyond so many steps."""
+"""... and of logs beyond so many steps ..."""
+EVERY_BAD = 64
+"""... but no more after a value that is not finite: the rules look for those among the last 100 steps."""
+SHAPES = 4096
+"""Sets of columns that rows have, of which it is remembered what they mean."""
 ABRUPT = 0.5
 """A rate that falls below this share in one step was lowered on purpose."""
 
@@ -33,7 +37,7 @@ class Feeder:
         self.engine = Engine(rules)
         self.notes = Notes()
         self._roles = dict(roles or {})
-        self._kind = lru_cache(maxsize=None)(kind_of)
+        self._kinds = lru_cache(SHAPES)(lambda columns: {name: kind_of(name) for name in columns})
         self._loss: str | None = None
         self._epoch: float | None = None
         self._sums = [0.0, 0.0, 0.0]
@@ -43,6 +47,7 @@ class Feeder:
         self._since_evaluation = [0, 0.0]
         self._started = False
         self._counted = 0
+        self._bad = False
 
     def run(self, rows: Iterable[Row]) -> Engine:
         """Take all rows; the engine then holds what was found."""
@@ -57,7 +62,7 @@ class Feeder:
 
     def _take(self, row: Row) -> None:
         signals = self.engine.signals
-        kinds = {name: self._kind(name) for name in row.values}
+        kinds = self._kinds(tuple(row.values))
         loss = self._find_loss(kinds)
         self._counted += loss is not None
         step = row.step if row.step is not None else max(self._counted, signals.step)
@@ -92,10 +97,15 @@ class Feeder:
                 signals.record("train_at_evaluation", step, total / count, "supervised")
             self._since_evaluation = [0, 0.0]
             self.engine.check("evaluation")
-        every = EVERY if self._counted < LONG else EVERY_LONG
-        if loss is not None and step - self._checked >= every:
-            self._checked = step
+        if loss is not None and step - self._checked >= self._every:
+            self._checked, self._bad = step, False
             self.engine.check("step")
+
+    @property
+    def _every(self) -> int:
+        if self._counted < LONG:
+            return EVERY
+        return EVERY_BAD if self._bad else EVERY_LONG
 
     def _find_loss(self, kinds: Mapping[str, tuple[Kind, str]]) -> str | None:
         if self._loss is None:
@@ -106,17 +116,25 @@ class Feeder:
     def _record_loss(self, step: int, value: float) -> None:
         self._last_step = step
         if not math.isfinite(value):
-            self.engine.signals.record(names.NONFINITE + names.LOSS, step, 1.0, "event")
+            self._record_bad(names.LOSS, step)
             return
         self.engine.signals.record(names.LOSS, step, value, "supervised")
-        self._sums = [a + b for a, b in zip(self._sums, (1.0, value, value**2), strict=True)]
-        self._since_evaluation = [self._since_evaluation[0] + 1, self._since_evaluation[1] + value]
+        sums, since = self._sums, self._since_evaluation
+        sums[0] += 1
+        sums[1] += value
+        sums[2] += value * value
+        since[0] += 1
+        since[1] += value
+
+    def _record_bad(self, name: str, step: int) -> None:
+        self.engine.signals.record(names.NONFINITE + name, step, 1.0, "event")
+        self._bad = True
 
     def _record(self, kind: Kind, plain: str, step: int, value: float) -> None:
         signals = self.engine.signals
         if kind == "part":
             if not math.isfinite(value):
-                signals.record(names.NONFINITE + plain, step, 1.0, "event")
+                self._record_bad(plain, step)
                 return
             role = self._roles.get(plain, role_of(plain))
             if role == "consistency" and value and not self._started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 STEP_NAMES = (
     "step",
@@ -37,8 +37,7 @@ _IGNORED = re.compile(
 Kind = Literal["step", "epoch", "loss", "epoch_loss", "part", "metric", "rate", "gradient", "fact", "none"]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Numbers that were logged together: ``step`` and ``epoch`` where they are known."""
 
     values: Mapping[str, float]

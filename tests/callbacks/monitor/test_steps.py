@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskwell.callbacks.faults import Fault, Overflow
 from maskwell.callbacks.grad_clip import GradClip
 from maskwell.callbacks.loss_health import LossHealth
 from tests.callbacks.modules import Automatic, Manual, loader, trainer
@@ -51,6 +52,36 @@ def test_a_bad_gradient_beside_a_finite_loss_is_skipped_and_named(tmp_path: Path
     assert rules_of(health) == {"nonfinite_gradient"} and health.steps.skipped == 1
     if clip:
         assert torch.equal(*seen)
+
+
+class Poisoned(Automatic):
+    """A weight is NaN from step 5 on, as one of a damaged checkpoint."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.iteration == 4:
+            with torch.no_grad():
+                self.net.weight[0, 0] = math.nan
+
+
+def first_cause(folder: Path, module: Automatic, *faults: Fault) -> tuple[str, str]:
+    """Label and rule of the first incident; the faults stand before the monitor."""
+    health = LossHealth(every_n_steps=8)
+    trainer(folder, *faults, health, max_epochs=1).fit(module, loader(64))
+    incident: Any = health.engine.ranked_incidents[0]
+    return incident.ranked[0].label, incident.cause.rule
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_overflow_inside_the_network_is_told_from_a_broken_sample(tmp_path: Path, norm: bool) -> None:
+    """Input and weights are finite; running statistics, which the bad pass has written, are none."""
+    module = Automatic()
+    if norm:
+        module.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))  # type: ignore[assignment]
+    assert first_cause(tmp_path, module, Overflow(1e9, start=4)) == ("overflow", "nonfinite")
+
+
+def test_weights_that_were_bad_before_the_step_are_the_cause(tmp_path: Path) -> None:
+    assert first_cause(tmp_path, Poisoned()) == ("bad_weights", "nonfinite_state")
 
 
 def test_several_optimisers_are_each_skipped_by_their_own_gradients(tmp_path: Path) -> None:
@@ -104,9 +135,10 @@ def test_clipping_that_does_nothing_is_named(tmp_path: Path) -> None:
         def on_before_optimizer_step(self, *_: Any) -> None:
             """Configured, and never called in time."""
 
-    health = train(tmp_path, Automatic(lr=1e-5), 32, Inert(max_norm=0.01))
+    health = train(tmp_path, Automatic(lr=1e-5), 16, Inert(max_norm=0.01))
     assert "clip_inert" in rules_of(health)
-    assert health.engine.ranked_incidents[0].ranked[0].label == "clip"
+    incident = health.engine.ranked_incidents[0]
+    assert incident.ranked[0].label == "clip" and incident.first_step == 8  # the first that is measured
 
 
 class Forgotten(Automatic):

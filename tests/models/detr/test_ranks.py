@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning import Callback, Trainer
 from torch import nn
 
 from detr_small import Rectangles, make_task
+from tests.ranks import together
 
 BATCHES = ((1, 5, 2, 0), (0, 3, 0, 4))
 """Objects of the images of two steps; rank 0 has every other one, so 3 of 8 and then 0 of 7."""
@@ -51,12 +49,9 @@ class Still(Callback):
         torch.save(content, Path(self.folder) / f"{trainer.world_size}_{trainer.global_rank}.pt")
 
 
-def run(rank: int, devices: int, folder: str, port: int, architecture: str) -> None:
+def run(devices: int, folder: str, architecture: str) -> None:
     """Train as one rank of so many."""
     torch.set_num_threads(1)
-    if devices > 1:  # what Lightning sets for the processes it starts itself
-        place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in place.items()})
     task = make_task(architecture, ema_decay=0.9)
     if architecture == "rt_detr_v2":
         task.config.num_denoising = 0  # its noise is drawn per rank
@@ -79,11 +74,8 @@ def run(rank: int, devices: int, folder: str, port: int, architecture: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["rt_detr_v2", "detr"])
 def test_two_ranks_have_the_gradient_of_one_process(architecture: str, tmp_path: Path) -> None:
-    run(0, 1, str(tmp_path), 0, architecture)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run, (2, str(tmp_path), port, architecture), nprocs=2)
+    run(1, str(tmp_path), architecture)
+    together(run, 2, str(tmp_path), architecture)
     one, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1")
     )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning import Callback, Trainer
 
 from maskwell.callbacks.step_seed import StepSeed
 from maskwell.models.s4gan.recipe import Recipe
 from s4gan_small import SyntheticStreams, make_task
+from tests.ranks import together
 
 ITERATIONS = 3
 
@@ -50,12 +48,9 @@ class Keep(Callback):
         torch.save(content, Path(self.folder) / f"{trainer.world_size}_{trainer.global_rank}.pt")
 
 
-def run(rank: int, devices: int, folder: str, port: int) -> None:
+def run(devices: int, folder: str) -> None:
     """Train as one rank of so many."""
     torch.set_num_threads(1)
-    if devices > 1:  # what Lightning sets for the processes it starts itself
-        place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in place.items()})
     task = make_task(RECIPE, iterations=ITERATIONS, evaluate_every=ITERATIONS)
     trainer = Trainer(
         accelerator="cpu",
@@ -83,17 +78,14 @@ def kept(folder: Path, devices: int, rank: int = 0) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run, args=(2, str(folder), port), nprocs=2)
+    together(run, 2, str(folder))
     return [kept(folder, 2, rank) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("one")
-    run(0, 1, str(folder), 0)
+    run(1, str(folder))
     return kept(folder, 1)
 
 
@@ -113,8 +105,8 @@ def test_two_processes_train_as_one(ranks: list[dict[str, Any]], alone: dict[str
 
 
 def test_counts_and_losses_are_those_of_all_ranks(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
-    for together, single in zip(ranks[0]["steps"], alone["steps"], strict=True):
-        assert together["st_of"] == single["st_of"] == 4
+    for joined, single in zip(ranks[0]["steps"], alone["steps"], strict=True):
+        assert joined["st_of"] == single["st_of"] == 4
         for name, value in single.items():
-            assert together[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+            assert joined[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     assert alone["steps"][-1]["loss_st"] > 0

@@ -96,13 +96,33 @@ def test_step_gives_loss_parts_and_facts(shared: SamLora) -> None:
     output = shared.step(make_batch(), "train")
     names = {"loss_box", "loss_giou", "loss_cls", "loss_presence", "loss_mask", "loss_dice", "loss_aux"}
     assert set(output.parts) == names
-    assert {name: float(value) for name, value in output.facts.items()} == {
+    facts = {name: float(value) for name, value in output.facts.items()}
+    assert 0 < facts.pop("mask_fill") < 1
+    true_fill = 8 * 15 / SIZE**2  # every object is a rectangle of 8 by 15 px
+    assert facts == {
         "num_objects": 3.0,
         "num_prompts": 4.0,
         "negative_share": 0.5,
+        "mask_fill_true": pytest.approx(true_fill),
     }
     assert output.loss.requires_grad
     assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize(("logit", "fill"), [(-1.0, 0.0), (1.0, 1.0)])
+def test_masks_that_are_all_empty_or_full_are_told(
+    shared: SamLora, monkeypatch: pytest.MonkeyPatch, logit: float, fill: float
+) -> None:
+    answer = shared._answer
+
+    def spoilt(batch: Batch) -> Any:
+        rows, outputs = answer(batch)
+        return rows, replace(outputs, masks=torch.full_like(outputs.masks, logit))
+
+    monkeypatch.setattr(shared, "_answer", spoilt)
+    assert float(shared.step(make_batch(), "train").facts["mask_fill"]) == fill
+    boxes_only = collate([replace(_sample(0, 2, torch.Generator()), masks=None)])
+    assert float(shared.step(boxes_only, "train").facts["mask_fill_true"]) == 0
 
 
 def test_loss_is_the_same_in_every_stage(shared: SamLora) -> None:

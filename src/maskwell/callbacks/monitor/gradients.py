@@ -37,6 +37,11 @@ class _Plan:
     idle: list[int] = field(default_factory=list)
     stuck: list[int] = field(default_factory=list)
 
+    @property
+    def home(self) -> torch.device:
+        """Where numbers of all parameters come together: these may lie on several devices."""
+        return self.group_of.device
+
 
 class GradientWatch:
     """Measures the gradients of every optimiser before its steps, and what the steps change.
@@ -65,7 +70,7 @@ class GradientWatch:
         present = [p.grad for _, p in plan.tensors if p.grad is not None]
         if not present:
             return None
-        norms = norms_of(present)
+        norms = norms_of(present).to(plan.home)
         total = torch.linalg.vector_norm(norms)
         self.buffer.add(total, lambda v: self._record_norm(names.GRAD + label, step, v[0]))
         if step % self.every == 0:
@@ -102,7 +107,8 @@ class GradientWatch:
         every = norms.new_zeros(len(plan.tensors))
         at = [i for i, (_, p) in enumerate(plan.tensors) if p.grad is not None]
         every[at] = norms
-        weights = torch.stack([n.float() for n in torch._foreach_norm([p.detach() for _, p in plan.tensors])])
+        sizes = torch._foreach_norm([p.detach() for _, p in plan.tensors])
+        weights = torch.stack([size.to(plan.home, torch.float32) for size in sizes])
         ratio = _by_group(plan, every) / _by_group(plan, weights).clamp(min=1e-12)
         self.buffer.add(ratio, lambda v: self._record_all(names.GROUP_GRAD, plan.groups, step, v))
         self.buffer.add((every == 0).float(), lambda v: self._count_idle(plan, step, v))
@@ -121,10 +127,14 @@ class GradientWatch:
         if step > COSINE_AT_FIRST and step % COSINE_EVERY >= COSINE_RUN:
             plan.direction = None
             return
-        parts = [_strided(p.grad, COSINE_VALUES) for p in plan.largest if p.grad is not None]
+        parts = [
+            _strided(p.grad, COSINE_VALUES).to(plan.home, torch.float32)
+            for p in plan.largest
+            if p.grad is not None
+        ]
         if not parts:
             return
-        now = torch.cat(parts).float()
+        now = torch.cat(parts)
         before, plan.direction = plan.direction, now
         if before is not None and before.shape == now.shape:
             cosine = torch.nn.functional.cosine_similarity(before, now, dim=0)
@@ -177,8 +187,9 @@ def group_name(parameter: str) -> str:
 def finite(tensors: list[Tensor]) -> Tensor:
     """Whether all values of all floating-point tensors are finite, a bool scalar on the device."""
     floats = [t for t in tensors if t.is_floating_point() and t.numel()]
+    home = floats[0].device
     norms = torch._foreach_norm(floats, float("inf"))
-    return torch.isfinite(torch.stack([n.float() for n in norms])).all()
+    return torch.isfinite(torch.stack([n.to(home, torch.float32) for n in norms])).all()
 
 
 def bad_values(tensors: Callable[[], list[Tensor]]) -> int:
@@ -192,7 +203,7 @@ def _strided(tensor: Tensor, count: int) -> Tensor:
 
 
 def _sample(plan: _Plan) -> Tensor:
-    return torch.cat([_strided(p, SAMPLED) for _, p in plan.tensors]).float()
+    return torch.cat([_strided(p, SAMPLED).to(plan.home, torch.float32) for _, p in plan.tensors])
 
 
 def _owner(plan: _Plan, device: torch.device) -> Tensor:

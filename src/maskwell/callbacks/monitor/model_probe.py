@@ -165,35 +165,44 @@ def after_warm_up(module: LightningModule, batch: Any, context: Context, step: i
 
 
 class DiscriminatorProbe:
-    """Compares the range of images that reach the discriminator, over its calls of a few steps.
+    """Compares the ranges of real and predicted images that reach the discriminator, over a few steps.
+
+    Those are the first and the second call of each step; what follows (a score of pseudo-labels, a
+    gradient penalty, the generator's own pass) shows one of both again.
 
     Args:
         module: whose child with "discriminator" in its name is watched.
     """
 
     def __init__(self, module: LightningModule) -> None:
-        self._ranges: list[Tensor] = []
+        self._ranges: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._calls = 0
         child = next((m for n, m in module.named_children() if "discriminator" in n.lower()), None)
         self._handle = None if child is None else child.register_forward_pre_hook(self._note)
+
+    def batch_starts(self) -> None:
+        """The next call is the first of a step."""
+        self._calls = 0
 
     def _note(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         image = arguments[0] if arguments else None
         if isinstance(image, Tensor) and image.is_floating_point():
-            # not of single images: real ones differ in contrast too
-            values = image.detach()
-            self._ranges.append(torch.stack([values.amin(), values.amax()]).float())
+            if self._calls < len(self._ranges):
+                # not of single images: real ones differ in contrast too
+                values = image.detach()
+                self._ranges[self._calls].append(torch.stack([values.amin(), values.amax()]).float())
+            self._calls += 1
 
     def finish(self, step: int, signals: Signals) -> None:
-        """Record the ratio of the largest range to the smallest and stop watching."""
+        """Record the ratio of the larger range to the smaller and stop watching."""
         if self._handle is None:
             return
         self._handle.remove()
         self._handle = None
-        if len(self._ranges) < 2:
+        if not all(self._ranges):
             return
-        low, high = torch.stack(self._ranges).cpu().unbind(1)
-        # calls alternate between real and predicted pairs: the first and the second of each step
-        spans = [float(high[k::2].max() - low[k::2].min()) for k in (0, 1)]
+        ranges = [torch.stack(seen).cpu() for seen in self._ranges]
+        spans = [float(seen[:, 1].max() - seen[:, 0].min()) for seen in ranges]
         if min(spans) > 0:
             signals.record(PROBE + "d_range_ratio", step, max(spans) / min(spans), "norm")
 

@@ -83,22 +83,22 @@ def record_validation(trainer: Trainer, module: LightningModule, signals: Signal
             plain = name[4:]
             own = f"evaluated_train/{plain[6:]}" if plain.startswith("train_") else f"val/{plain}"
             signals.record(names.METRIC + own, step, number, "metric")
-    share = _largest_class(module)
-    if share is not None:
-        signals.record(names.METRIC + "val/predicted_share_largest", step, share, "metric")
+    for kind, share in _largest_classes(module).items():
+        signals.record(f"{names.METRIC}val/{kind}_share_largest", step, share, "metric")
     before = signals.get(TRAIN_AT_EVALUATION).latest_step
     since = signals.get(names.LOSS).tail(signals.capacity, before)
     if len(since):
         signals.record(TRAIN_AT_EVALUATION, step, float(since.mean()), "supervised")
 
 
-def _largest_class(module: LightningModule) -> float | None:
-    """Share of the pixels that are predicted as the commonest class, of semantic tasks."""
+def _largest_classes(module: LightningModule) -> dict[str, float]:
+    """Shares of the pixels that are predicted as, and that are, the commonest class, of semantic tasks."""
     confusion = getattr(module, "confusion", None) if getattr(module, "semantic", False) else None
     if not isinstance(confusion, Tensor) or not int(confusion.sum()):
-        return None
-    predicted = confusion.sum(0).double()
-    return float(predicted.max() / predicted.sum())
+        return {}
+    pixels = confusion.double()
+    sums = {"predicted": pixels.sum(0), "true": pixels.sum(1)}
+    return {kind: float(each.max() / each.sum()) for kind, each in sums.items()}
 
 
 def declare_planned(module: LightningModule, step: int, signals: Signals) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from maskwell.callbacks.clock import has_stepped
 from maskwell.errors import UserError
@@ -162,11 +163,14 @@ def fit_with_recovery(
         fit: further arguments of ``fit`` (``train_dataloaders``, ``datamodule``, ``weights_only``, ...).
 
     Raises:
-        UserError: no monitor is among the callbacks.
+        UserError: no monitor is among the callbacks, or ``fit`` would spawn or fork its processes: what
+            they raise does not come back as it was.
     """
     monitors = [c for c in trainer.callbacks if isinstance(getattr(c, "recovery", None), Recovery)]  # type: ignore[attr-defined]
     if not monitors:
         raise UserError("fit_with_recovery() needs LossHealth(recovery=Recovery()) among the callbacks.")
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UserError("fit_with_recovery() cannot go back in processes that are spawned: use strategy=ddp.")
     for monitor in monitors:
         monitor.recovery.armed = True
     start = ckpt_path

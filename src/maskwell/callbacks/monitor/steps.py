@@ -117,6 +117,7 @@ class StepWatch:
         self._batch, self._bad = batch, (False, False)
         self._losses = []
         self.capture.begin()
+        self._discriminator.batch_starts()
         self.system.batch_starts(batch)
 
     @property
@@ -191,10 +192,19 @@ class StepWatch:
     def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
         why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
         self.capture.keep(trainer, self._batch, self._step, why)
-        for place in bad_inputs(self._batch):
-            self.signals.record(names.INPUT_BAD + place, self._step, 1.0, "event")
+        self._look_at_input(trainer)
+        # what the forward pass writes (buffers) may be bad because of this step, the rest was before it
+        self._look_at_state(trainer, self._weights(trainer), self._step)
         self.skipped += 1
         self._drop(trainer, optimizer)
+
+    def _look_at_input(self, trainer: Trainer) -> None:
+        """Where the batch of a bad step is not finite itself; all ranks hear of it."""
+        bad = bad_inputs(self._batch)
+        anywhere = trainer.strategy.reduce_boolean_decision(bool(bad), all=False)
+        for place in bad or ["batch of another process"] * anywhere:
+            self.signals.record(names.INPUT_BAD + place, self._step, 1.0, "event")
+        self.signals.record(names.INPUT_SEEN, self._step, 1.0, "event")
 
     def _drop(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Set all gradients to None: the step does nothing, and the weights stay those before it."""
@@ -269,38 +279,37 @@ class StepWatch:
             signals.declare("unfreeze", step)
         self._trainable = trainable
         if step % STATE_EVERY == 0:
-            self._look_at_state(trainer, module, step)
+            buffers = [b for b in module.buffers() if b.is_floating_point()]
+            self._look_at_state(trainer, {**self._weights(trainer), "buffers": buffers}, step)
         if step % CHECKSUM_EVERY == 0:
             self.system.ranks_agree(trainer, module, step)
             last = getattr(trainer.checkpoint_callback, "last_model_path", "")
             self.system.disk(step, Path(trainer.default_root_dir), Path(last) if last else None)
 
-    def _look_at_state(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        kinds = {
-            "weights": [p.detach() for p in module.parameters()],
-            "buffers": [b for b in module.buffers() if b.is_floating_point()],
-            "the optimiser": [
-                v
-                for o in trainer.optimizers
-                for s in o.state.values()
-                for v in s.values()
-                if isinstance(v, Tensor)
-            ],
+    def _weights(self, trainer: Trainer) -> dict[str, list[Tensor]]:
+        """What only optimiser steps change."""
+        states = (state for optimizer in trainer.optimizers for state in optimizer.state.values())
+        return {
+            "weights": [p.detach() for p in trainer.lightning_module.parameters()],
+            "the optimiser": [v for state in states for v in state.values() if isinstance(v, Tensor)],
         }
+
+    def _look_at_state(self, trainer: Trainer, kinds: dict[str, list[Tensor]], step: int) -> None:
+        """Count what is not finite; a fault on one rank (buffers are its own) is one on all."""
         for kind, tensors in kinds.items():
             if any(t.is_floating_point() and t.numel() for t in tensors):
 
                 def consume(values: list[float], kind: str = kind, tensors: list[Tensor] = tensors) -> None:
-                    count = 0 if values[0] else bad_values(lambda: tensors)
+                    count = 0 if values[0] == 1 else max(1, bad_values(lambda: tensors))
                     self.signals.record(names.STATE_BAD + kind, step, count, "count")
 
-                self.buffer.add(finite(tensors).float(), consume)
+                self.buffer.add(finite(tensors).float(), consume, shared=True, names=[kind])
 
     def state_is_finite(self, module: LightningModule) -> bool:
         """Whether weights and buffers are finite now."""
         tensors = [t for t in module.state_dict().values() if isinstance(t, Tensor) and t.is_floating_point()]
         good = not tensors or bool(finite(tensors))
-        if not good:
+        if not good and self.capture.pending is None:
             before = self.signals.value(names.SYSTEM + "checkpoint_bad") or 0.0
             self.signals.record(names.SYSTEM + "checkpoint_bad", self.signals.step, before + 1, "count")
         return good

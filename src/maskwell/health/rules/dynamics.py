@@ -375,15 +375,20 @@ class Dominance(Rule):
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """By the weight with which a part enters the total, as a regression over the steps tells it."""
         total = signals.get(LOSS)
+        if len(total) < self.steps:
+            return
+        at = total.steps[-self.steps :]
+        # a loss that was not finite in some steps has gaps there, its parts need not
+        every = {n: s for n, s in signals.under(PART) if np.array_equal(s.steps[-self.steps :], at)}
+        sums = statistics.sums_of_others({n: s.tail(self.steps) for n, s in every.items()})
         parts = {
             n: s
-            for n, s in signals.under(PART)
+            for n, s in every.items()
             if s.role == "supervised"
-            and len(s) >= self.steps
-            and s.latest_step == total.latest_step
+            and n not in sums
             and not np.allclose(s.tail(self.steps), total.tail(self.steps), rtol=1e-5)
         }
-        if len(parts) < 2 or len(total) < self.steps:
+        if len(parts) < 2:
             return
         y = total.tail(self.steps)
         x = np.stack([s.tail(self.steps) for s in parts.values()], 1)

@@ -24,6 +24,7 @@ from maskwell.health.signals import (
     NOISE_LARGE,
     NOISE_RATIO,
     NOISE_SMALL,
+    NONFINITE,
     UNCHANGED,
     UPDATE,
     Signals,
@@ -55,6 +56,11 @@ class NonFiniteGradient(Rule):
             remedies = (*scaled_rate(signals, 0.1), "trainer.precision=32-true") if again else ()
             evidence = {"step": float(stream.latest_step), f"in_last_{self.window}": float(len(recent))}
             yield Symptom("error" if again else "warn", text, evidence, remedies)
+
+    def informed(self, signals: Signals) -> bool:
+        """Not beside a loss that is not finite: what its gradients are like speaks against nothing."""
+        bad_losses = any(s.latest_step > signals.step - self.window for _, s in signals.under(NONFINITE))
+        return super().informed(signals) and not bad_losses
 
 
 @dataclass(kw_only=True)
@@ -154,7 +160,10 @@ class ClipSaturated(Rule):
 
 @dataclass(kw_only=True)
 class ClipInert(Rule):
-    """Clipping is configured, and steps are made with gradients above its bound."""
+    """Clipping is configured, and steps are made with gradients above its bound.
+
+    A clipped norm is never above it: one step tells, and no noise has to be waited for.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "G04"
@@ -163,7 +172,7 @@ class ClipInert(Rule):
     supports: ClassVar[dict[str, float]] = {"clip": 0.97}
     denies: ClassVar[dict[str, float]] = {"clip": 0.7}
     tolerance: float = 0.01
-    times: int = 2
+    times: int = 1
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """One symptom per optimiser."""

@@ -11,6 +11,7 @@ from maskwell.health.rules.base import Clock, Rule, Symptom, listed, scaled_rate
 from maskwell.health.signals import (
     COUNTER,
     INPUT_BAD,
+    INPUT_SEEN,
     LOSS,
     MODULE_BAD,
     NONFINITE,
@@ -99,8 +100,9 @@ class NonFiniteInput(Rule):
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "N04"
     depth: ClassVar[int] = 0
-    reads: ClassVar[tuple[str, ...]] = (INPUT_BAD,)
+    reads: ClassVar[tuple[str, ...]] = (INPUT_SEEN,)
     supports: ClassVar[dict[str, float]] = {"bad_sample": 0.97}
+    denies: ClassVar[dict[str, float]] = {"bad_sample": 0.8}
     peers: ClassVar[tuple[str, ...]] = ("UMLAUT",)
     window: int = 100
 

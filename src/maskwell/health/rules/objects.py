@@ -137,9 +137,10 @@ class CountBias(Rule):
 
 @dataclass(kw_only=True)
 class DegenerateMasks(Rule):
-    """Nearly all predicted masks are empty, or full.
+    """Nearly all predicted masks are empty, or full, though the objects are neither.
 
-    Of tasks that report ``fact``: the share of the image that their masks cover, mean over a batch.
+    ``fact`` is the share of the image that a mask covers, mean over a batch; ``wanted`` that of the
+    objects, 0 in batches without any. Of tasks that report both.
     """
 
     clock: ClassVar[Clock] = "step"
@@ -150,19 +151,27 @@ class DegenerateMasks(Rule):
     supports: ClassVar[dict[str, float]] = {"degenerate": 0.9}
     denies: ClassVar[dict[str, float]] = {"degenerate": 0.4}
     fact: str = "mask_fill"
+    wanted: str = "mask_fill_true"
     steps: int = 50
     after: int = 200
     share: float = 0.95
+    least: float = 0.01
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
-        """At most one symptom."""
-        stream = signals.get(FACT + self.fact)
-        values = stream.tail(self.steps)
-        if stream.seen < self.after or len(values) < self.steps:
+        """At most one symptom, over the last batches with objects."""
+        filled, objects = signals.get(FACT + self.fact), signals.get(FACT + self.wanted)
+        if filled.seen < self.after:
             return
-        for word, hit in (("empty", values < 1e-4), ("full", values > 1 - 1e-4)):
+        _, at, of = np.intersect1d(filled.steps, objects.steps, return_indices=True)
+        values, wanted = filled.values[at], objects.values[of]
+        values, wanted = values[wanted > 0][-self.steps :], wanted[wanted > 0][-self.steps :]
+        if len(values) < self.steps:
+            return
+        # objects may be a few pixels, or most of the image
+        empty, full = values < self.least * wanted, 1 - values < self.least * (1 - wanted)
+        for word, hit in (("empty", empty), ("full", full)):
             if float(hit.mean()) > self.share:
-                evidence = {"steps": float(self.steps), self.fact: float(np.median(values))}
+                evidence = {self.fact: float(np.median(values)), self.wanted: float(np.median(wanted))}
                 yield Symptom("warn", f"nearly all predicted masks are {word}", evidence, (), word)
 
 

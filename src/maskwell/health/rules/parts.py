@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from maskwell.health.rules.base import Clock, Rule, Symptom
-from maskwell.health.signals import PART, Signals
+from maskwell.health.signals import NONFINITE, PART, Signals
 
 
 @dataclass(kw_only=True)
@@ -28,7 +28,9 @@ class DeadPart(Rule):
     steps: int = 64
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
-        """One symptom per part."""
+        """One symptom per part; where steps are dropped as not finite, a part may well stay as it is."""
+        if any(s.latest_step > signals.step - self.steps for _, s in signals.under(NONFINITE)):
+            return
         for name, stream in signals.under(PART):
             last = stream.tail(self.steps)
             if stream.role != "supervised" or len(last) < self.steps:

@@ -218,9 +218,9 @@ class CheckpointHealth(Rule):
             text = (
                 "a checkpoint would hold values that are not finite: the last healthy one is kept beside it"
             )
-            yield Symptom(
-                "error", text, {"checkpoints": signals.value(SYSTEM + "checkpoint_bad") or 0.0}, (), "bad"
-            )
+            evidence = {"checkpoints": signals.value(SYSTEM + "checkpoint_bad") or 0.0}
+            causes = {"bad_weights": 0.8, "checkpoint": 0.4}
+            yield Symptom("error", text, evidence, (), "bad", causes)
         fits = signals.value(SYSTEM + "checkpoint_fits")
         if fits is not None and fits < 2:
             text = "the disk has no room for two more checkpoints"

@@ -12,7 +12,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import Clock, Rule, Symptom
-from maskwell.health.signals import METRIC, UPDATE, Signals, Values
+from maskwell.health.signals import METRIC, UPDATE, Signals, Steps, Values
 
 HIGHER_IS_BETTER = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1", "iou", "recall", "precision")
 """Last words of metrics that rise as a model gets better."""
@@ -142,7 +142,12 @@ class FrozenValidation(Rule):
 
 @dataclass(kw_only=True)
 class MetricCollapse(Rule):
-    """A metric has fallen to less than half of its best, or all predictions are of one class."""
+    """A metric has fallen to less than half of its best, or all predictions are of one class.
+
+    A young model predicts the commonest class alone before it learns the others. One that has predicted
+    others, and better, has collapsed after ``evaluations``; one that never has, after ``patience`` of
+    them and ``steps`` steps. Others count by their share of the true pixels, where that is known.
+    """
 
     clock: ClassVar[Clock] = "evaluation"
     code: ClassVar[str] = "V04"
@@ -155,25 +160,54 @@ class MetricCollapse(Rule):
     established: float = 0.05
     main: tuple[str, ...] = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1")
     one_class: float = 0.99
+    others_left: float = 0.1
+    others_had: float = 0.5
+    patience: int = 8
+    steps: int = 300
     action: Action = "recover"
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """Main metrics alone; those of single classes or thresholds swing in health."""
-        for name, stream in signals.under(METRIC + "val/"):
-            values = stream.values
-            if name.endswith("predicted_share_largest") and len(values) >= self.evaluations:
-                if values[-self.evaluations :].min() > self.one_class:
-                    text = "nearly everything is predicted as one class"
-                    causes = {"degenerate": 0.9, "imbalance": 0.4}
-                    yield Symptom("warn", text, {"share": float(values[-1])}, (), name, causes)
-                continue
-            if name not in self.main or len(values) < self.evaluations + 2:
+        yield from self._one_class(signals)
+        for name in self.main:
+            values = signals.get(METRIC + "val/" + name).values
+            if len(values) < self.evaluations + 2:
                 continue
             best = float(values[: -self.evaluations].max())
             now = float(values[-self.evaluations :].max())
             if best > self.established and now < self.share * best:
                 text = f"{name} has collapsed to less than half of its best"
                 yield Symptom("warn", text, {"best": best, "now": float(values[-1])}, (), name)
+
+    def _one_class(self, signals: Signals) -> Iterator[Symptom]:
+        predicted = signals.get(METRIC + "val/predicted_share_largest")
+        true = signals.value(METRIC + "val/true_share_largest")
+        if len(predicted) < self.evaluations:
+            return
+        others, there = 1 - predicted.values, None if true is None else 1 - true
+        few = 1 - self.one_class if there is None else min(1 - self.one_class, self.others_left * there)
+        many = 5 * (1 - self.one_class) if there is None else self.others_had * there
+        gone = int(np.argmax(others[::-1] >= few)) if (others >= few).any() else len(others)
+        if gone < self.evaluations:
+            return
+        figures = {"share": float(predicted.values[-1]), "evaluations": float(gone)}
+        evidence = figures | ({} if true is None else {"true_share": true})
+        causes = {"degenerate": 0.9, "imbalance": 0.4}
+        if self._was_better(signals, predicted.steps[:-gone][others[:-gone] > many]):
+            text = "nearly everything is predicted as one class, where others were told apart before"
+        elif gone >= self.patience and int(predicted.steps[-1]) >= self.steps:
+            text = "nearly everything is still predicted as one class: the others are not learnt"
+        else:
+            return
+        yield Symptom("warn", text, evidence, (), "predicted_share_largest", causes)
+
+    def _was_better(self, signals: Signals, steps: Steps) -> bool:
+        """Whether the model was better than now at one of these evaluations: chance predicts others too."""
+        quality = signals.get(METRIC + "val/miou")
+        then = quality.values[np.isin(quality.steps, steps)]
+        if not len(then):
+            return len(steps) >= self.evaluations
+        return float(then.max()) > 1.1 * float(quality.values[-self.evaluations :].max())
 
 
 @dataclass(kw_only=True)

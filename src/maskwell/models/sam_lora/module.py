@@ -92,6 +92,7 @@ class SamLora(BaseTask):
             "num_objects": torch.tensor(float(sum(len(t.boxes) for t in targets))),
             "num_prompts": torch.tensor(float(len(rows))),
             "negative_share": torch.tensor(1 - positives / len(rows)),
+            **_mask_fill(outputs, targets),
         }
         if stage == "train":  # nobody asks for predictions there, and float32 copies of masks are large
             return StepOutput(loss, parts, facts)
@@ -225,3 +226,18 @@ def _targets(batch: Batch, rows: list[Row]) -> list[RowTarget]:
 def _row_target(sample: Sample, objects: tuple[int, ...]) -> RowTarget:
     index = torch.tensor(objects, dtype=torch.int64, device=sample.boxes.device)
     return RowTarget(sample.boxes[index], None if sample.masks is None else sample.masks[index])
+
+
+@torch.no_grad()
+def _mask_fill(outputs: PromptOutputs, targets: list[RowTarget]) -> dict[str, Tensor]:
+    """Shares of the image that the surest mask of each prompt covers, and that an object which it names does.
+
+    Means over the prompts whose objects have masks; 0 without any.
+    """
+    named = [(row, t.masks) for row, t in enumerate(targets) if t.masks is not None and len(t.masks)]
+    if not named:
+        return {"mask_fill": torch.zeros(()), "mask_fill_true": torch.zeros(())}
+    rows = [row for row, _ in named]
+    surest = outputs.masks[rows, outputs.logits[-1, rows].argmax(-1)]
+    true = torch.stack([masks.count_nonzero() / masks.numel() for _, masks in named])
+    return {"mask_fill": (surest > 0).float().mean(), "mask_fill_true": true.mean()}
