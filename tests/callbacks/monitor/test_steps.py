@@ -84,6 +84,32 @@ def test_weights_that_were_bad_before_the_step_are_the_cause(tmp_path: Path) -> 
     assert first_cause(tmp_path, Poisoned()) == ("bad_weights", "nonfinite_state")
 
 
+class Normalised(Automatic):
+    """With BatchNorm; ``broken`` batches, counted from 1, hold a NaN."""
+
+    def __init__(self, *broken: int) -> None:
+        super().__init__()
+        self.broken = broken
+        self.norm = nn.BatchNorm1d(4)
+
+    def loss_on(self, batch: Any) -> Tensor:
+        inputs = batch[0].clone()
+        inputs[0, 0] = math.nan if self.iteration in self.broken else inputs[0, 0]
+        return (self.net(self.norm(inputs)) - batch[1]).pow(2).mean()
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_dropped_step_leaves_no_trace_in_running_statistics(tmp_path: Path, together: int) -> None:
+    """Neither the NaN, nor what the sound batches of the same step gave: the weights know them not either."""
+    module, sound = Normalised(3), Normalised()
+    train(tmp_path, module, 16, accumulate_grad_batches=together)
+    assert all(torch.isfinite(buffer).all() for buffer in module.norm.buffers())
+    assert int(module.norm.num_batches_tracked) == 16 - together  # type: ignore[arg-type]
+    train(tmp_path, sound, 16, accumulate_grad_batches=together)
+    assert int(sound.norm.num_batches_tracked) == 16  # type: ignore[arg-type]
+    assert not torch.equal(module.norm.running_mean, torch.zeros(4))  # type: ignore[arg-type]
+
+
 def test_several_optimisers_are_each_skipped_by_their_own_gradients(tmp_path: Path) -> None:
     class Half(Manual):
         def training_step(self, batch: Any, batch_idx: int) -> None:

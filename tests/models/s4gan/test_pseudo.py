@@ -52,6 +52,14 @@ def test_running_mean_moves_only_classes_that_were_predicted() -> None:
     assert torch.allclose(first, torch.tensor([2.7 / 4, 0.75, 0.0]))
 
 
+def test_a_broken_image_does_not_end_the_running_mean() -> None:
+    broken = PROBABILITIES.clone()
+    broken[0, :, 0, 0] = torch.nan
+    found = pseudo.choose(broken, ALL, None, None)
+    sums, counts = pseudo.confidence_sums(found, ALL, 3)
+    assert torch.isfinite(sums).all() and int(counts.sum()) == ALL.sum() - 1
+
+
 def test_the_surest_class_keeps_the_threshold_where_another_was_never_predicted() -> None:
     tally = PseudoTally(3)
     found = pseudo.choose(PROBABILITIES, ALL, None, None)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from maskwell.callbacks.clock import batches_before, iteration, optimiser_suffixes
 from maskwell.callbacks.grad_clip import GradClip, Norms, TakesNorms, total_and_groups, with_gradients
 from maskwell.callbacks.head_gradients import layout, rms
+from maskwell.callbacks.monitor.batchnorm import StatisticsMemory
 from maskwell.callbacks.monitor.buffer import DeviceBuffer
 from maskwell.callbacks.monitor.capture import ENTRY, Capture
 from maskwell.callbacks.monitor.gradients import GradientWatch, bad_values, finite
@@ -80,6 +81,7 @@ class StepWatch:
         for label in self._labels.values():
             if limit:
                 self.signals.record(names.GRAD_LIMIT + label, self.signals.step, limit, "norm")
+        self._statistics = StatisticsMemory(module)
         self._discriminator = DiscriminatorProbe(module)
         self._trainable = -1
         self._takers = self._next_readers(trainer)
@@ -116,6 +118,8 @@ class StepWatch:
         self._step = iteration(trainer, module) + own
         self._batch, self._bad = batch, (False, False)
         self._losses = []
+        if batches_before(trainer) % trainer.accumulate_grad_batches == 0:
+            self._statistics.keep()
         self.capture.begin()
         self._discriminator.batch_starts()
         self.system.batch_starts(batch)
@@ -150,6 +154,7 @@ class StepWatch:
         plain = getattr(optimizer, "optimizer", optimizer)
         label = self._labels.get(id(plain), "all")
         if excluded:
+            self._statistics.restore()
             self._drop(trainer, plain)
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -190,6 +195,7 @@ class StepWatch:
         return (gradients > 0, loss > 0), read
 
     def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        self._statistics.restore()
         why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
         self.capture.keep(trainer, self._batch, self._step, why)
         self._look_at_input(trainer)

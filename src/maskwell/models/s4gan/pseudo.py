@@ -64,7 +64,11 @@ def class_thresholds(mean_confidence: Tensor, threshold: float) -> Tensor:
 
 
 def confidence_sums(found: PseudoLabels, valid: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Sum of the confidences and number of the valid pixels predicted as each class, two of float [C]."""
+    """Sum of the confidences and number of the valid pixels predicted as each class, two of float [C].
+
+    A pixel that is not finite counts nowhere: it would stay in the running mean for ever.
+    """
+    valid = valid & found.confidence.isfinite()
     of_class = found.classes[valid]
     sums = torch.zeros(classes, device=valid.device)
     sums.index_add_(0, of_class, found.confidence[valid].float())
