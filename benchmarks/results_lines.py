@@ -355,6 +355,8 @@ LINES = (
     ),
     Line("Monitor: runs mended by the first printed override", "health", "remedy", "{:.1%}", ""),
     Line("Monitor: runs that recover by themselves", "health", "recovery", "{:.1%}", "≥ 80 %"),
+    Line("`diagnose` of a CSV of 10 million rows, CPU time", "long_log", "cpu_seconds", "{:.0f} s", ""),
+    Line("The same, memory", "long_log", "peak_mib", "{:.0f} MiB", ""),
     Line("Monitor: cost at steps of 50 ms", "health", "overhead.50_ms.share", "{:.1%}", "≤ 1 %"),
     Line("Monitor: cost at steps of 10 ms", "health", "overhead.10_ms.share", "{:.1%}", "≤ 3 %"),
     Line("Runs killed at random moments", "resume", "kills", "{:.0f}", "≥ 120"),

@@ -39,7 +39,8 @@ class DeviceBuffer:
     ) -> None:
         """Hold a vector; ``names`` of shared values tell ranks whether they hold the same ones."""
         key = zlib.crc32("\n".join(names).encode()) if shared else 0
-        self._held.append(_Held(values.detach().reshape(-1).double(), consume, shared, key))
+        # a copy in its own precision: float64 is not on every device (mps)
+        self._held.append(_Held(values.detach().reshape(-1).clone(), consume, shared, key))
 
     def read(self, trainer: Trainer) -> None:
         """Give all numbers to their consumers, in the order in which they came."""
