@@ -120,7 +120,8 @@ def test_no_objects_stop_the_run(tmp_path: Path) -> None:
             return {**super().training_step(batch, batch_idx), "facts": {"num_objects": torch.tensor(0)}}
 
     trained = Empty()
-    trainer(tmp_path, LossHealth(), max_epochs=20).fit(trained, loader())
+    untimed = LossHealth({"data_bound": None})  # its steps last no longer than their loading
+    trainer(tmp_path, untimed, max_epochs=20).fit(trained, loader())
     assert trained.iteration == 64 and _rules_of(tmp_path) == ["no_objects"]
 
 
