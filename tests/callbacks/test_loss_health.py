@@ -12,7 +12,7 @@ from torch import Tensor
 from maskwell.callbacks.grad_clip import GradClip
 from maskwell.callbacks.loss_health import LossHealth
 from maskwell.errors import UserError
-from maskwell.health.rules import Constant, DeadPart, NonFinite, Normaliser, Rising, Rule
+from maskwell.health.rules import Constant, DeadPart, NonFinite, Normaliser, Rising, Rule, default_rules
 from tests.callbacks.modules import Automatic, Manual, Memory, loader, trainer
 
 
@@ -120,7 +120,9 @@ def test_no_objects_stop_the_run(tmp_path: Path) -> None:
             return {**super().training_step(batch, batch_idx), "facts": {"num_objects": torch.tensor(0)}}
 
     trained = Empty()
-    untimed = LossHealth({"data_bound": None})  # its steps last no longer than their loading
+    untimed = LossHealth(
+        {**default_rules(), "data_bound": None}
+    )  # its steps last no longer than their loading
     trainer(tmp_path, untimed, max_epochs=20).fit(trained, loader())
     assert trained.iteration == 64 and _rules_of(tmp_path) == ["no_objects"]
 
