@@ -122,7 +122,7 @@ def test_no_objects_stop_the_run(tmp_path: Path) -> None:
     trained = Empty()
     untimed = LossHealth(
         {**default_rules(), "data_bound": None}
-    )  # its steps last no longer than their loading
+    )  # steps as short as their loading
     trainer(tmp_path, untimed, max_epochs=20).fit(trained, loader())
     assert trained.iteration == 64 and _rules_of(tmp_path) == ["no_objects"]
 
