@@ -120,9 +120,7 @@ def test_no_objects_stop_the_run(tmp_path: Path) -> None:
             return {**super().training_step(batch, batch_idx), "facts": {"num_objects": torch.tensor(0)}}
 
     trained = Empty()
-    untimed = LossHealth(
-        {**default_rules(), "data_bound": None}
-    )  # steps as short as their loading
+    untimed = LossHealth({**default_rules(), "data_bound": None})  # steps as short as their loading
     trainer(tmp_path, untimed, max_epochs=20).fit(trained, loader())
     assert trained.iteration == 64 and _rules_of(tmp_path) == ["no_objects"]
 
