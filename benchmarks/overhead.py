@@ -67,13 +67,19 @@ class Alternating(Callback):
 
 
 class Bare:
-    """A training without a framework, of a task that is built for it alone."""
+    """A training without a framework, of a task that is built for it alone, with its kinds of optimisers."""
 
     def __init__(self, task: Any) -> None:
         self.task = task
         parts = (task.generator, task.discriminator) if task.family == "s4gan" else (task,)
         self.parameters = [[p for p in part.parameters() if p.requires_grad] for part in parts]
-        self.optimisers = [torch.optim.AdamW(found, lr=1e-5) for found in self.parameters]
+        first, *others = self.parameters
+        self.optimisers: list[torch.optim.Optimizer] = (
+            [torch.optim.SGD(first, lr=1e-5, momentum=0.9, weight_decay=1e-4)]
+            if task.family == "s4gan"
+            else [torch.optim.AdamW(first, lr=1e-5)]
+        )
+        self.optimisers += [torch.optim.Adam(found, lr=1e-5) for found in others]
 
     def step(self, batch: Any) -> None:
         """Loss, backward, clipping, optimiser."""
