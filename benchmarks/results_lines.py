@@ -368,8 +368,12 @@ LINES = (
     Line("Two processes against one, gradients of points", "ddp", "points.max_abs_diff", "{:.0e}", ""),
     Line("Two processes against one, gradients of DETR", "ddp", "detr.max_abs_diff", "{:.0e}", ""),
     Line("Step against a bare loop, SAM-LoRA", "overhead", "sam_lora.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("the same, Lightning's loop alone", "overhead", "sam_lora.lightning_alone", "{:.3f}×", ""),
     Line("Step against a bare loop, S4GAN", "overhead", "s4gan.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("the same, Lightning's loop alone", "overhead", "s4gan.lightning_alone", "{:.3f}×", ""),
     Line("Step against a bare loop, points", "overhead", "points.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("the same, Lightning's loop alone", "overhead", "points.lightning_alone", "{:.3f}×", ""),
     Line("Step against a bare loop, DETR", "overhead", "detr.ratio", "{:.3f}×", "≤ 1.03×"),
+    Line("the same, Lightning's loop alone", "overhead", "detr.lightning_alone", "{:.3f}×", ""),
     Line("Memory that 2,000 steps add", "overhead", "memory_growth_mib", "{:.0f} MiB", ""),
 )
