@@ -17,26 +17,24 @@ class StatisticsMemory:
     def __init__(self, module: nn.Module) -> None:
         norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
         self._norms = [m for m in norms if m.running_mean is not None]
-        self._kept: dict[_NormBase, list[Tensor]] = {}
+        self._training: list[_NormBase] = []
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # live and kept; floats, then counts
 
+    @torch.no_grad()
     def keep(self) -> None:
         """Those of what is in training mode now; others change by no forward pass."""
         training = [norm for norm in self._norms if norm.training]
-        new = [norm for norm in training if norm not in self._kept]
-        self._kept |= {norm: [buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in new}
-        known = [norm for norm in training if norm not in new]
-        _copy([b for n in known for b in self._kept[n]], [b for n in known for b in n.buffers(recurse=False)])
+        if training != self._training:
+            self._training = training
+            buffers = [buffer for norm in training for buffer in norm.buffers(recurse=False)]
+            kinds = [[b for b in buffers if b.is_floating_point() == floating] for floating in (True, False)]
+            self._pairs = [(live, [b.clone() for b in live]) for live in kinds if live]
+            return
+        for live, kept in self._pairs:
+            torch._foreach_copy_(kept, live)
 
+    @torch.no_grad()
     def restore(self) -> None:
         """As they were when they were last kept."""
-        norms = [norm for norm in self._kept if norm.training]
-        _copy([b for n in norms for b in n.buffers(recurse=False)], [b for n in norms for b in self._kept[n]])
-
-
-@torch.no_grad()
-def _copy(into: list[Tensor], values: list[Tensor]) -> None:
-    pairs = list(zip(into, values, strict=True))
-    for floating in (True, False):
-        alike = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-        if alike:
-            torch._foreach_copy_([own for own, _ in alike], [other for _, other in alike])
+        for live, kept in self._pairs:
+            torch._foreach_copy_(live, kept)
