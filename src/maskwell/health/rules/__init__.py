@@ -16,7 +16,6 @@ from maskwell.health.rules.dynamics import (
     BatchOutlier,
     Disagreement,
     Divergence,
-    Dominance,
     LevelShift,
     LossPlateau,
     NotLearning,
@@ -55,7 +54,7 @@ from maskwell.health.rules.objects import (
     StopsBadly,
     StuckPredictions,
 )
-from maskwell.health.rules.parts import DeadPart
+from maskwell.health.rules.parts import DeadPart, Dominance
 from maskwell.health.rules.preflight_data import (
     ClassImbalance,
     EmptyData,

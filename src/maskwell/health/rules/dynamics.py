@@ -12,7 +12,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import CHANGES, GUIDED, Clock, Rule, Symptom, scaled_rate
-from maskwell.health.signals import LOSS, LR, METRIC, PART, STEPS_PER_EPOCH, UPDATE, Signals
+from maskwell.health.signals import LOSS, LR, METRIC, STEPS_PER_EPOCH, UPDATE, Signals
 
 
 def _names(symptom_of: str, total: bool) -> str:
@@ -355,61 +355,6 @@ class Sawtooth(Rule):
         if eta > self.eta and p < self.p and alike > 0.4:
             text = "the loss depends on the place in the epoch: the data is not shuffled"
             yield Symptom("warn", text, {"eta_squared": eta, "repeats": alike, "epochs": float(whole)})
-
-
-@dataclass(kw_only=True)
-class Dominance(Rule):
-    """One part makes up nearly all of the loss: the others are hardly learnt."""
-
-    clock: ClassVar[Clock] = "step"
-    code: ClassVar[str] = "L09"
-    every: ClassVar[int] = 64
-    reads: ClassVar[tuple[str, ...]] = (PART,)
-    explained_by: ClassVar[tuple[str, ...]] = CHANGES
-    supports: ClassVar[dict[str, float]] = {"loss_weight": 0.8, "not_normalised": 0.3}
-    denies: ClassVar[dict[str, float]] = {"loss_weight": 0.3}
-    peers: ClassVar[tuple[str, ...]] = ("TheDeepChecker",)
-    share: float = 0.99
-    steps: int = 200
-
-    def check(self, signals: Signals) -> Iterator[Symptom]:
-        """By the weight with which a part enters the total, as a regression over the steps tells it."""
-        total = signals.get(LOSS)
-        if len(total) < self.steps:
-            return
-        at = total.steps[-self.steps :]
-        # a loss that was not finite in some steps has gaps there, its parts need not
-        every = {n: s for n, s in signals.under(PART) if np.array_equal(s.steps[-self.steps :], at)}
-        sums = statistics.sums_of_others({n: s.tail(self.steps) for n, s in every.items()})
-        parts = {
-            n: s
-            for n, s in every.items()
-            if s.role == "supervised"
-            and n not in sums
-            and not np.allclose(s.tail(self.steps), total.tail(self.steps), rtol=1e-5)
-        }
-        if len(parts) < 2:
-            return
-        y = total.tail(self.steps)
-        x = np.stack([s.tail(self.steps) for s in parts.values()], 1)
-        weights, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
-        fitted = x @ weights
-        if rank < x.shape[1] or np.abs(fitted - y).max() > 0.02 * np.abs(y).max():
-            return  # the total is no weighted sum of the parts that are known
-        shares = np.median(x * weights / np.maximum(np.abs(y), 1e-12)[:, None], axis=0)
-        largest = int(np.argmax(shares))
-        if shares[largest] > self.share:
-            name = list(parts)[largest]
-            others = float(np.median(np.delete(x * weights, largest, 1).sum(1)))
-            own = float(np.median(x[:, largest] * weights[largest]))
-            factor = max(others, 1e-9) / own
-            weight = float(weights[largest])
-            text = (
-                f"{name} makes up {shares[largest]:.1%} of the loss; "
-                f"a weight of {weight * factor:.2g} would make it half"
-            )
-            evidence = {"share": float(shares[largest]), "weight": weight}
-            yield Symptom("warn", text, evidence, (), name)
 
 
 @dataclass(kw_only=True)
