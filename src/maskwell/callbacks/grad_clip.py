@@ -27,8 +27,10 @@ class Norms:
 
 def norms_of(gradients: list[Tensor]) -> Tensor:
     """Norm of each of these, float32 [N] on the device of the first: a module may lie on several."""
-    home = gradients[0].device
-    return torch.stack([norm.to(home, torch.float32) for norm in torch._foreach_norm(gradients)])
+    norms, home = torch._foreach_norm(gradients), gradients[0].device
+    if any(norm.device != home for norm in norms):
+        norms = tuple(norm.to(home) for norm in norms)
+    return torch.stack(norms).float()
 
 
 def with_gradients(optimizer: Optimizer) -> list[nn.Parameter]:
