@@ -70,6 +70,15 @@ def test_losses_in_a_row_that_are_not_finite_stop(tmp_path: Path, capsys: pytest
     )
 
 
+def test_losses_do_not_pile_up_where_the_run_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskwell.callbacks.early_stopping._goes_back", lambda _: True)
+    stop = EarlyStopping(every_n_steps=4)
+    trainer(tmp_path, stop, max_epochs=2).fit(Automatic(), loader(64), loader())
+    assert len(stop._losses) < 4
+
+
 def test_no_stop_comes_between_two_optimiser_steps(tmp_path: Path) -> None:
     module = Automatic(spoil=lambda step, loss: loss * (math.nan if step in (6, 7) else 1.0))
     stop = EarlyStopping(every_n_steps=8)

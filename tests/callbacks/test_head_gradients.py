@@ -11,7 +11,7 @@ from maskwell.callbacks.grad_clip import GradClip, norms_of
 from maskwell.callbacks.head_gradients import HeadGradients, check, layout, rms, verdict
 from maskwell.callbacks.loss_health import LossHealth
 from maskwell.errors import UserError
-from tests.callbacks.modules import Automatic, Memory, loader, trainer
+from tests.callbacks.modules import Automatic, Manual, Memory, loader, trainer
 
 
 class Grouped(Automatic):
@@ -39,12 +39,30 @@ def test_magnitudes_are_root_mean_squares_and_logged(
 
 
 def test_the_size_of_a_group_does_not_matter() -> None:
-    small, large, idle = (nn.Parameter(torch.zeros(*shape)) for shape in ((3,), (300, 7), (3,)))
-    each = norms_of([torch.full((300, 7), 0.25), torch.full((3,), 0.25), torch.full((5,), 7.0)])
-    foreign = nn.Parameter(torch.zeros(5))  # of no group
-    groups = {"large": [large], "half": [small, idle], "none": []}
-    found = rms(layout(groups, [large, small, foreign], each.device), each)
-    assert found.tolist() == pytest.approx([0.25, 0.25 / math.sqrt(2), 0])
+    small, large, idle, foreign, other = (
+        nn.Parameter(torch.zeros(*shape)) for shape in ((3,), (300, 7), (3,), (5,), (2,))
+    )
+    for parameter, value in ((small, 0.25), (large, 0.25), (foreign, 7.0), (other, 1.0)):
+        parameter.grad = torch.full_like(parameter, value)
+    groups = {"large": [large], "half": [small, idle], "none": [], "other": [other]}
+    first, second = torch.optim.SGD([large, small, idle, foreign]), torch.optim.SGD([other])
+    each = norms_of([p.grad for p in (large, small, foreign) if p.grad is not None])
+    laid = layout(groups, first, each.device)
+    assert laid.names == ("large", "half", "none")  # the other optimiser trains the last
+    assert rms(laid, each).tolist() == pytest.approx([0.25, 0.25 / math.sqrt(2), 0])
+    assert layout(groups, second, each.device).names == ("none", "other")
+
+
+def test_each_optimiser_has_its_own_groups(tmp_path: Path) -> None:
+    """Both hold as many parameters."""
+
+    class Both(Manual):
+        def gradient_groups(self) -> dict[str, list[nn.Parameter]]:
+            return {"net": list(self.net.parameters()), "other": list(self.other.parameters())}
+
+    memory = Memory()
+    trainer(tmp_path, HeadGradients(), max_epochs=1, logger=memory).fit(Both(), loader())
+    assert min(*memory.series("train/grad/net"), *memory.series("train/grad/other")) > 0
 
 
 def test_what_the_monitor_measured_is_not_measured_again(

@@ -119,12 +119,12 @@ class EarlyStopping(LightningEarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
     def _check_losses(self, trainer: Trainer) -> None:
-        if _goes_back(trainer):  # bad batches are then left out when they come again
-            return
         losses, self._losses = self._losses, []
         for good in torch.isfinite(torch.stack(losses)).tolist() if losses else ():
             self._in_a_row = 0 if good else self._in_a_row + 1
             self._longest = max(self._longest, self._in_a_row)
+        if _goes_back(trainer):  # bad batches are then left out when they come again
+            return
         stop = trainer.strategy.reduce_boolean_decision(self._longest >= self.nonfinite_steps, all=False)
         if stop and self.stopping_reason_message is None:
             self.stopping_reason = EarlyStoppingReason.NON_FINITE_METRIC

@@ -37,10 +37,7 @@ class HeadGradients(TakesNorms, Callback):
         self.low, self.high = low, high
         self.steps = self.exploded = 0
         self.highest: dict[str, float] = {}
-        self._laid: Layout | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._laid = None
+        self._laid: tuple[list[int], Layout] | None = None  # of which parameters
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -52,10 +49,12 @@ class HeadGradients(TakesNorms, Callback):
         if offered is None or not parameters:
             return
         each = norms_of([p.grad for p in parameters if p.grad is not None]) if given is None else given.each
-        if self._laid is None or len(self._laid.places) != len(parameters):  # or more is trained now
-            self._laid = layout(offered(), parameters, each.device)
-        values = rms(self._laid, each).tolist()  # the one transfer of a step
-        measured = dict(zip(self._laid.names, values, strict=True))
+        of = [id(p) for p in parameters]
+        if self._laid is None or self._laid[0] != of:  # another optimiser, or more is trained now
+            self._laid = of, layout(offered(), plain, each.device)
+        laid = self._laid[1]
+        values = rms(laid, each).tolist()  # the one transfer of a step
+        measured = dict(zip(laid.names, values, strict=True))
         if self.steps == 0 and trainer.is_global_zero:
             mode = getattr(getattr(pl_module, "policy", None), "mode", "")
             print(check(measured, self.low, self.high, mode))
@@ -84,11 +83,16 @@ class Layout:
 
 
 def layout(
-    groups: Mapping[str, Sequence[nn.Parameter]], parameters: Sequence[nn.Parameter], device: torch.device
+    groups: Mapping[str, Sequence[nn.Parameter]], optimizer: Optimizer, device: torch.device
 ) -> Layout:
-    """Which group each of the ``parameters``, those with a gradient, is of; the others count as zeros."""
+    """Which group each gradient of an optimiser is of; its parameters without one count as zeros.
+
+    Groups that other optimisers train are left out.
+    """
+    own = {p for group in optimizer.param_groups for p in group["params"]}
+    groups = {name: members for name, members in groups.items() if not members or own.intersection(members)}
     group_of = {p: number for number, members in enumerate(groups.values()) for p in members}
-    places = torch.tensor([group_of.get(p, len(groups)) for p in parameters], device=device)
+    places = torch.tensor([group_of.get(p, len(groups)) for p in with_gradients(optimizer)], device=device)
     sizes = [float(max(1, sum(p.numel() for p in members))) for members in groups.values()]
     return Layout(tuple(groups), places, torch.tensor(sizes, device=device))
 

@@ -238,13 +238,12 @@ class StepWatch:
         groups: Any = getattr(module, "gradient_groups", None)
         if groups is None or self._step % self.every:
             return
-        heads, step = groups(), self._step
+        laid, step = layout(groups(), optimizer, each.device), self._step
 
         def consume(values: list[float]) -> None:
-            for name, value in zip(heads, values, strict=True):
+            for name, value in zip(laid.names, values, strict=True):
                 self.signals.record(names.HEAD_GRAD + name, step, value, "norm")
 
-        laid = layout(heads, with_gradients(optimizer), each.device)
         self.buffer.add(rms(laid, each), consume)
 
     def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
