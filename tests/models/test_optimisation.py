@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from maskwell.models.optimisation import AdamWCosine
+from maskwell.models.optimisation import AdamWCosine, fused, laid_out
 from maskwell.ops.schedules import warmup_cosine
 
 
@@ -85,3 +88,36 @@ def test_it_resumes_where_it_stopped() -> None:
         part.load_state_dict(before.state_dict())
     run(second, 3)
     torch.testing.assert_close(second[0].weight, straight[0].weight, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.AdamW, torch.optim.Adam, functools.partial(torch.optim.SGD, momentum=0.9)]
+)
+def test_one_kernel_updates_as_the_loop_does_whatever_the_layout_of_the_gradients(kind: Any) -> None:
+    torch.manual_seed(2)
+    shapes = [(6, 5), (4, 3, 3, 3), (7,), (2, 1, 9)]
+    start = [torch.randn(shape) for shape in shapes]
+    start[1] = start[1].to(memory_format=torch.channels_last)
+    gradients = [torch.randn(shape[::-1]).permute(*reversed(range(len(shape)))) for shape in shapes]
+    trained = []
+    for wanted in (None, True):
+        parameters = [nn.Parameter(tensor.clone()) for tensor in start]
+        assert fused(parameters) is True
+        optimiser = kind(parameters, lr=0.1, fused=wanted)
+        for _ in range(3):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = laid_out(gradient, parameter)
+            optimiser.step()
+        trained.append(parameters)
+    for loop, kernel in zip(*trained, strict=True):
+        torch.testing.assert_close(kernel, loop, rtol=1e-5, atol=1e-6)
+
+
+def test_backward_leaves_gradients_in_the_order_that_the_kernel_reads() -> None:
+    weight = nn.Parameter(torch.randn(6, 5))
+    (torch.randn(5, 6).t() * weight).sum().backward()
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()
+
+
+def test_parameters_that_overlap_in_memory_are_left_to_the_loop() -> None:
+    assert fused([nn.Parameter(torch.randn(1, 5).expand(3, 5))]) is None

@@ -198,3 +198,9 @@ def test_dropout_of_the_discriminator_does_not_touch_its_scores() -> None:
     )
     losses(task, train_batch())
     assert calls == [False, False, True]
+
+
+def test_gradients_lie_in_memory_as_their_parameters() -> None:
+    weight = nn.Parameter(torch.randn(6, 5))
+    set_gradients([((torch.randn(5, 6) * weight.t()).sum() + weight.sum(), [weight])])
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from maskwell.errors import UserError
+from maskwell.models.optimisation import fused, laid_out
 from maskwell.models.s4gan.net import Generator
 from maskwell.ops.schedules import polynomial
 
@@ -58,11 +59,10 @@ class Rates:
                 "name": "head",
             },
         ]
+        lr, decay, on_cpu = self.lr_generator, self.weight_decay, fused(_trained(network))
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=self.lr_generator, weight_decay=self.weight_decay)
-        return torch.optim.SGD(
-            groups, lr=self.lr_generator, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+            return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=on_cpu)
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, weight_decay=decay, fused=on_cpu)
 
     def check_state(self, states: Sequence[dict[str, Any]]) -> None:
         """Refuse to go on from the state of another optimiser.
@@ -85,7 +85,8 @@ class Rates:
     def discriminator(self, network: nn.Module) -> torch.optim.Optimizer:
         """Adam over the discriminator."""
         low, high = self.betas
-        return torch.optim.Adam(_trained(network), lr=self.lr_discriminator, betas=(low, high))
+        trained = _trained(network)
+        return torch.optim.Adam(trained, lr=self.lr_discriminator, betas=(low, high), fused=fused(trained))
 
     def schedule(self, optimiser: torch.optim.Optimizer, total: int) -> LambdaLR:
         """Per iteration, for a run of ``total`` iterations."""
@@ -130,7 +131,7 @@ def set_gradients(terms: Sequence[tuple[Tensor, Sequence[nn.Parameter]]]) -> Non
             loss, list(parameters), retain_graph=graphs_left > 0, allow_unused=True
         )
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else laid_out(gradient, parameter)
     average([p.grad for _, parameters in terms for p in parameters if p.grad is not None])
 
 
