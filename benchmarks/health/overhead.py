@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from statistics import median
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median, quantiles
+from threading import Semaphore
 from typing import Any
 
 import lightning
@@ -14,16 +16,22 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from maskwell.callbacks.loss_health import LossHealth
 
-WARM, STEPS = 40, 200
-"""Steps before the measurement, preflight among them, and steps that are measured."""
+WARM, STEPS = 296, 512
+"""Steps before the measurement, with preflight and what is looked at in the first 256 alone, and steps that
+are measured: as many as the monitor's longest round has.
+"""
+BLOCK = 8
+"""Steps between two turns: the monitor reads its buffers once in as many."""
+EPOCH = 128
+"""Steps of an epoch."""
 MILLISECONDS = (50, 10)
 """How long a step takes, more or less."""
 
 
 class Network(LightningModule):
-    """A classifier of noise whose step takes about ``milliseconds``; the batch's size decides."""
+    """A classifier of noise."""
 
-    def __init__(self, milliseconds: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         layers: list[nn.Module] = []
@@ -31,10 +39,9 @@ class Network(LightningModule):
             layers += [nn.LazyConv2d(width, 3, stride=2, padding=1), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
         self.net(torch.zeros(1, 3, 32, 32))
-        self.batch_size = self._fitting(milliseconds)
 
-    def _fitting(self, milliseconds: float) -> int:
-        """Images whose forward and backward pass take that long."""
+    def fitting(self, milliseconds: float) -> int:
+        """How many images take about that long, forward and backward."""
         for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
             images = torch.randn(size, 3, 32, 32)
             self.net(images).sum().backward()
@@ -43,7 +50,6 @@ class Network(LightningModule):
                 self.net(images).sum().backward()
             if (time.process_time() - begun) / 3 >= milliseconds / 1000:
                 break
-        self.zero_grad()
         return size
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -53,40 +59,61 @@ class Network(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-class Stopwatch(Callback):
-    """Processor seconds of the steps behind :data:`WARM`."""
+class Turn(Callback):
+    """Lets one of two trainings work at a time, :data:`BLOCK` steps each; ``seconds`` of its own blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, mine: Semaphore, other: Semaphore) -> None:
         super().__init__()
-        self.begun = self.seconds = 0.0
+        self.mine, self.other = mine, other
+        self.begun: float | None = None
+        self.seconds: list[float] = []
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == WARM:
-            self.begun = time.process_time()
-        if trainer.global_step == WARM + STEPS:
-            self.seconds = time.process_time() - self.begun
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step % BLOCK:
+            return
+        if self.begun is not None:
+            self.seconds.append(time.thread_time() - self.begun)
+            self.other.release()
+        self.mine.acquire()
+        self.begun = time.thread_time()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.other.release()
 
 
 def measure(milliseconds: float, turns: int, folder: str) -> dict[str, float]:
-    """Median over the turns of (seconds with - without) / without, and milliseconds of a step without."""
-    ratios, plain = [], []
+    """What the monitor adds to a step: median over pairs of blocks, its quartiles, and ms of a step without.
+
+    Two trainings that differ in nothing else take turns every :data:`BLOCK` steps, so that a slow moment
+    of the machine hits both.
+    """
+    size = Network().fitting(milliseconds)
+    pairs: list[tuple[float, float]] = []
     for _ in range(turns):
-        with_it, without = (_seconds(milliseconds, folder, monitor) for monitor in (True, False))
-        ratios.append(with_it / without - 1)
-        plain.append(1000 * without / STEPS)
-    return {"share": median(ratios), "share.low": min(ratios), "share.high": max(ratios), "ms": median(plain)}
+        first, second = Semaphore(1), Semaphore(0)
+        with_it, without = Turn(first, second), Turn(second, first)
+        with ThreadPoolExecutor(2) as pool:
+            runs = [
+                pool.submit(_train, size, folder, [LossHealth(), with_it]),
+                pool.submit(_train, size, folder, [without]),
+            ]
+        for run in runs:
+            run.result()
+        pairs += list(zip(with_it.seconds, without.seconds, strict=True))[WARM // BLOCK :]
+    low, middle, high = quantiles([a / b - 1 for a, b in pairs], n=4)
+    plain = 1000 * median(b for _, b in pairs) / BLOCK
+    return {"share": middle, "share.q1": low, "share.q3": high, "ms": plain}
 
 
-def _seconds(milliseconds: float, folder: str, monitor: bool) -> float:
-    network, watch = Network(milliseconds), Stopwatch()
+def _train(size: int, folder: str, callbacks: list[Callback]) -> None:
+    torch.set_num_threads(1)  # a thread has its own setting
     generator = torch.Generator().manual_seed(0)
-    count = network.batch_size * 16
     data = TensorDataset(
-        torch.randn(count, 3, 32, 32, generator=generator),
-        torch.randint(0, 10, (count,), generator=generator),
+        torch.randn(size * EPOCH, 3, 32, 32, generator=generator),
+        torch.randint(0, 10, (size * EPOCH,), generator=generator),
     )
     trainer = lightning.Trainer(
-        callbacks=[*([LossHealth()] if monitor else []), watch],
+        callbacks=callbacks,
         max_steps=WARM + STEPS,
         max_epochs=-1,
         accelerator="cpu",
@@ -96,5 +123,4 @@ def _seconds(milliseconds: float, folder: str, monitor: bool) -> float:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.fit(network, DataLoader(data, batch_size=network.batch_size))
-    return watch.seconds
+    trainer.fit(Network(), DataLoader(data, batch_size=size))

@@ -201,7 +201,7 @@ class LossHealth(Callback):
         self.steps.buffer.read(trainer)
         self._close_epoch()
         flags = {**self._check(trainer, "step"), **self._check(trainer, "epoch")}
-        pl_module.log_dict({f"health/{name}": float(on) for name, on in flags.items()}, rank_zero_only=True)
+        console.log_flags(trainer, flags)
         self._write(trainer)
 
     def _close_epoch(self) -> None:

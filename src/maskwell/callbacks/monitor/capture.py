@@ -25,17 +25,19 @@ class Capture:
     """Keeps the first bad step of a run.
 
     Attributes:
+        reseeded: random states follow from the number of the step, so that none have to be noted.
         pending: what goes into the checkpoint that is being written.
     """
 
     def __init__(self) -> None:
         self.done = False
+        self.reseeded = False
         self.pending: dict[str, Any] | None = None
         self._random: tuple[Any, ...] | None = None
 
     def begin(self) -> None:
         """Note the random states with which a batch begins."""
-        if not self.done:
+        if not (self.done or self.reseeded):
             self._random = rng.current()
 
     def keep(self, trainer: Trainer, batch: Any, step: int, why: str) -> Path | None:

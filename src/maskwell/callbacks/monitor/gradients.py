@@ -47,7 +47,8 @@ class GradientWatch:
     """Measures the gradients of every optimiser before its steps, and what the steps change.
 
     Each step only the norm of every gradient is taken; those of parts of the network, missing gradients and
-    changes of weights every ``every`` steps. Nothing waits for the device but :meth:`norms`' reader.
+    changes of weights every ``every`` steps. Nothing waits for the device: who reads the norms gives back
+    their total (:meth:`hear_total`).
 
     Args:
         name_of: parameter -> its name in the module.
@@ -63,7 +64,7 @@ class GradientWatch:
         self._plans: dict[int, _Plan] = {}
 
     def norms(self, optimizer: Optimizer, label: str, step: int) -> Tensor | None:
-        """Norm of each gradient of an optimiser [N], whose total waits to be recorded; None without any."""
+        """Norm of each gradient of an optimiser [N]; None without any."""
         if step % self.every == 0:  # what is trained may have changed
             self._refresh(optimizer)
         plan = self._plan(optimizer)
@@ -71,12 +72,14 @@ class GradientWatch:
         if not present:
             return None
         norms = norms_of(present).to(plan.home)
-        total = torch.linalg.vector_norm(norms)
-        self.buffer.add(total, lambda v: self._record_norm(names.GRAD + label, step, v[0]))
         if step % self.every == 0:
             self._details(plan, norms, step)
         self._direction(plan, label, step)
         return norms
+
+    def hear_total(self, label: str, step: int, total: float) -> None:
+        """The norm of all gradients of an optimiser, which was read with the flag of the step."""
+        self._record_norm(names.GRAD + label, step, total)
 
     def _record_norm(self, name: str, step: int, value: float) -> None:
         if value == value and value not in (float("inf"), float("-inf")):

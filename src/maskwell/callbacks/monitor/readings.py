@@ -116,8 +116,9 @@ def first_rate(trainer: Trainer) -> float | None:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def any_bad(losses: list[Tensor], device: torch.device) -> Tensor:
-    """Whether any of these is not finite, a bool scalar on the device."""
+def total(losses: list[Tensor], device: torch.device) -> Tensor:
+    """Their sum, a float32 scalar on the device; 0 of none."""
     if not losses:
-        return torch.zeros((), dtype=torch.bool, device=device)
-    return ~torch.isfinite(torch.stack([loss.detach().float().to(device) for loss in losses])).all()
+        return torch.zeros((), device=device)
+    first, *more = (loss.detach().float().sum().to(device) for loss in losses)
+    return sum(more, first)

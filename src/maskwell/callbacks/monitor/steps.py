@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from maskwell.callbacks.monitor.gradients import GradientWatch, bad_values, fini
 from maskwell.callbacks.monitor.model_probe import DiscriminatorProbe
 from maskwell.callbacks.monitor.plain import bad_inputs
 from maskwell.callbacks.monitor.rates import RateWatch, scale_rates
-from maskwell.callbacks.monitor.readings import any_bad
+from maskwell.callbacks.monitor.readings import total
 from maskwell.callbacks.monitor.system import CHECKSUM_EVERY, SystemWatch
+from maskwell.callbacks.step_seed import StepSeed
 from maskwell.health import signals as names
 from maskwell.health.signals import Signals
 
@@ -81,6 +83,7 @@ class StepWatch:
         for label in self._labels.values():
             if limit:
                 self.signals.record(names.GRAD_LIMIT + label, self.signals.step, limit, "norm")
+        self.capture.reseeded = any(isinstance(c, StepSeed) for c in trainer.callbacks)  # type: ignore[attr-defined]
         self._statistics = StatisticsMemory(module)
         self._discriminator = DiscriminatorProbe(module)
         self._trainable = -1
@@ -164,6 +167,8 @@ class StepWatch:
         # where another callback has dropped the gradients already, the loss is still to be judged
         norms = self._losses[0].new_zeros(1) if each is None else self._norms(plain, each)
         (bad_gradients, bad_loss), read = self._flags(trainer, norms)
+        if each is not None:
+            self.gradients.hear_total(label, self._step, read[0])
         self._bad = (self._bad[0] or bad_gradients, self._bad[1] or bad_loss)
         self._made[label] = self._made.get(label, 0) + 1
         self.rates.record(trainer, plain, label, self._step, self._made[label])
@@ -187,12 +192,15 @@ class StepWatch:
         return total_and_groups(optimizer, each)
 
     def _flags(self, trainer: Trainer, norms: Tensor) -> tuple[tuple[bool, bool], list[float]]:
-        """Whether gradients, and losses, of any rank are not finite, and ``norms``: the one transfer."""
-        flags = torch.stack([~torch.isfinite(norms[0]), any_bad(self._losses, norms.device)]).to(norms)
+        """Whether gradients, and losses, of any rank are not finite, and ``norms``: the one transfer.
+
+        NaN and infinity survive a sum, over losses as over ranks.
+        """
+        flags = torch.stack([norms[0], total(self._losses, norms.device)])
         if trainer.world_size > 1:
             flags = trainer.strategy.reduce(flags, reduce_op="sum")
         gradients, loss, *read = torch.cat([flags, norms]).tolist()
-        return (gradients > 0, loss > 0), read
+        return (not math.isfinite(gradients), not math.isfinite(loss)), read
 
     def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
         self._statistics.restore()

@@ -15,6 +15,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.rules.base import Clock, Rule, Symptom, scaled_rate
 from maskwell.health.signals import EPOCH_LOSS, LOSS, LR, METRIC, Signals
+from maskwell.health.statistics import median
 
 Bands = Mapping[int, tuple[float, float]]
 """From this epoch or step on: (low, high), until the next one's."""
@@ -105,7 +106,7 @@ class StreamBand(Rule):
         if band is None or not len(found):
             return
         begin, low, high = band
-        middle = float(np.median(found))
+        middle = median(found)
         outside = (self.side != "above" and middle < low) or (self.side != "below" and middle > high)
         if outside:
             name = self.stream.partition("/")[2]

@@ -13,6 +13,7 @@ from maskwell.health import statistics
 from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import CHANGES, GUIDED, Clock, Rule, Symptom, scaled_rate
 from maskwell.health.signals import LOSS, LR, METRIC, STEPS_PER_EPOCH, UPDATE, Signals
+from maskwell.health.statistics import median
 
 
 def _names(symptom_of: str, total: bool) -> str:
@@ -41,10 +42,10 @@ class BatchOutlier(Rule):
         values = signals.window(stream, self.history)
         if len(values) < self.history // 2:
             return
-        if float(values[-self.newest :].max()) <= self.ratio * max(float(np.median(values)), 0.0):
+        if float(values[-self.newest :].max()) <= self.ratio * max(median(values), 0.0):
             return
         logs = statistics.log_values(values)
-        middle, sigma = float(np.median(logs)), max(statistics.robust_sigma(logs), 0.05)
+        middle, sigma = median(logs), max(statistics.robust_sigma(logs), 0.05)
         limit = middle + max(self.z * sigma, math.log(self.ratio))
         far = np.flatnonzero(logs[-self.newest :] > limit)
         # several in a row are a level, which another rule judges
@@ -112,7 +113,7 @@ class LevelShift(Rule):
 
     def _above(self, now: statistics.Values, before: statistics.Values) -> bool:
         """By the medians alone: what the rest of the test need not be asked for."""
-        return float(np.median(now)) > self.ratio * float(np.median(before))
+        return median(now) > self.ratio * median(before)
 
     def _lasting(self, values: statistics.Values) -> bool:
         """Whether all of the last ``back_within`` steps lie above the level of those before them."""
@@ -120,7 +121,7 @@ class LevelShift(Rule):
         if len(after) < self.back_within or not self._above(after[-self.recent :], before):
             return False
         blocks = statistics.block_medians(after, self.recent)
-        return bool((blocks > self.ratio * float(np.median(before))).all())
+        return bool((blocks > self.ratio * median(before)).all())
 
 
 @dataclass(kw_only=True)
@@ -265,15 +266,15 @@ class NotLearning(Rule):
         blocks = later[-(len(later) // self.first) * self.first :].reshape(-1, self.first)
         best = blocks[int(np.argmin(np.median(blocks, axis=1)))]
         p = min(1.0, len(blocks) * statistics.lower_later(begin, best))
-        before, after = float(np.median(begin)), float(np.median(best))
+        before, after = median(begin), median(best)
         lower_mean = float(blocks.mean(axis=1).min()) < self.margin * float(begin.mean())
         if p > self.p and after > self.margin * before and not lower_mean:
             rate = signals.learning_rate
-            after = float(np.median(blocks[-1]))
+            after = median(blocks[-1])
             high = after > 1.2 * before
             changes = [s.latest for _, s in signals.under(UPDATE) if s.latest is not None]
             tiny = bool(changes) and max(changes) < self.tiny
-            high = high or (bool(changes) and float(np.median(changes)) > self.huge)
+            high = high or (bool(changes) and median(changes) > self.huge)
             causes = {"lr_high": 0.6, "divergence": 0.3} if high else None
             text = f"after {stream.seen} steps the loss is no lower than at the start"
             evidence = {"first": before, "now": after, "p": p, **({"learning_rate": rate} if rate else {})}
@@ -308,7 +309,7 @@ class Oscillation(Rule):
             return
         logs = statistics.log_values(values).reshape(self.blocks, self.block)
         means = logs.mean(axis=1)
-        swing = float(np.median(np.abs(np.diff(means))))
+        swing = median(np.abs(np.diff(means)))
         # what means of blocks differ by, if every block had the same level
         noise = float(logs.std(axis=1).mean()) * math.sqrt(2 / self.block)
         turning, alternating = statistics.sign_changes(means), statistics.autocorrelation(np.diff(means))

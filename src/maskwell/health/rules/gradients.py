@@ -29,6 +29,7 @@ from maskwell.health.signals import (
     UPDATE,
     Signals,
 )
+from maskwell.health.statistics import median
 
 
 @dataclass(kw_only=True)
@@ -87,9 +88,9 @@ class ExplodingGradient(Rule):
             if len(values) < self.history // 2 + self.recent or not values.any():
                 continue
             logs = statistics.log_values(values)
-            before, now = logs[: -self.recent], float(np.median(logs[-self.recent :]))
+            before, now = logs[: -self.recent], median(logs[-self.recent :])
             z = statistics.robust_z(now, before, 0.05)
-            ratio = math.exp(now - float(np.median(before)))
+            ratio = math.exp(now - median(before))
             if z > self.z and ratio > self.ratio:
                 evidence = {"times_median": ratio, "robust_z": z}
                 remedies = ("callbacks.grad_clip.max_norm=0.1", *scaled_rate(signals, 0.3))
@@ -123,7 +124,7 @@ class VanishingGradient(Rule):
         weak = {}
         for name, stream in signals.under(GROUP_GRAD):
             values = signals.window(stream, self.steps)
-            if len(values) == self.steps and (middle := float(np.median(values))) < self.low:
+            if len(values) == self.steps and (middle := median(values)) < self.low:
                 weak[name] = middle
         if weak:
             text = f"gradients of {listed(weak)} have vanished"
@@ -151,7 +152,7 @@ class ClipSaturated(Rule):
             values = stream.tail(self.steps)
             if not limit or len(values) < self.steps:
                 continue
-            clipped, middle = float((values > limit).mean()), float(np.median(values))
+            clipped, middle = float((values > limit).mean()), median(values)
             if clipped > self.share and middle > self.times * limit:
                 evidence = {"clipped_share": clipped, "median_norm": middle, "limit": limit}
                 text = "every step is clipped by far: the bound works as the learning rate"
@@ -205,7 +206,7 @@ class UpdateRatio(Rule):
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """By the medians of the groups; most of them have to agree, and the schedule has to be under way."""
         medians = {
-            name: float(np.median(values))
+            name: median(values)
             for name, stream in signals.under(UPDATE)
             if len(values := signals.window(stream, self.samples)) == self.samples
         }
@@ -347,9 +348,9 @@ class GradientsNotZeroed(Rule):
             if len(cosines) < self.steps or len(norms) < self.steps or not together:
                 continue
             growing = float((np.diff(norms) > 0).mean())
-            if float(np.median(cosines)) > self.cosine and growing > 0.8 and norms[-1] > 1.3 * norms[0]:
+            if median(cosines) > self.cosine and growing > 0.8 and norms[-1] > 1.3 * norms[0]:
                 evidence = {
-                    "cosine_with_the_step_before": float(np.median(cosines)),
+                    "cosine_with_the_step_before": median(cosines),
                     "growing_share": growing,
                 }
                 text = "gradients add up from step to step: they are never set to zero"

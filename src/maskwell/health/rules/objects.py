@@ -11,6 +11,7 @@ import numpy as np
 from maskwell.health.findings import Action, Severity
 from maskwell.health.rules.base import Clock, Rule, Symptom, scaled_rate
 from maskwell.health.signals import FACT, METRIC, PREFLIGHT, Signals
+from maskwell.health.statistics import median
 
 
 @dataclass(kw_only=True)
@@ -129,7 +130,7 @@ class CountBias(Rule):
             values, seen = stream.tail(self.evaluations) / objects, stream.seen
         if seen < self.after or len(values) < self.evaluations:
             return
-        ratio = float(np.median(values))
+        ratio = median(values)
         if not self.low <= ratio <= self.high:
             text = f"{ratio:.2g} times as many objects are found as there are"
             yield Symptom("info", text, {"found_over_existing": ratio})
@@ -171,7 +172,7 @@ class DegenerateMasks(Rule):
         empty, full = values < self.least * wanted, 1 - values < self.least * (1 - wanted)
         for word, hit in (("empty", empty), ("full", full)):
             if float(hit.mean()) > self.share:
-                evidence = {self.fact: float(np.median(values)), self.wanted: float(np.median(wanted))}
+                evidence = {self.fact: median(values), self.wanted: median(wanted)}
                 yield Symptom("warn", f"nearly all predicted masks are {word}", evidence, (), word)
 
 
@@ -268,4 +269,4 @@ class StuckPredictions(Rule):
         if stream.seen >= self.after and len(values) == self.steps and values.max() < self.spread:
             text = "all predictions lie in one region of the image"
             remedies = ("model.threshold=0.1", *scaled_rate(signals, 0.3))
-            yield Symptom("warn", text, {self.fact: float(np.median(values))}, remedies)
+            yield Symptom("warn", text, {self.fact: median(values)}, remedies)

@@ -11,6 +11,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom
 from maskwell.health.signals import LOSS, NONFINITE, PART, Signals
+from maskwell.health.statistics import median
 
 
 @dataclass(kw_only=True)
@@ -94,8 +95,8 @@ class Dominance(Rule):
         largest = int(np.argmax(shares))
         if shares[largest] > self.share:
             name = list(parts)[largest]
-            others = float(np.median(np.delete(x * weights, largest, 1).sum(1)))
-            own = float(np.median(x[:, largest] * weights[largest]))
+            others = median(np.delete(x * weights, largest, 1).sum(1))
+            own = median(x[:, largest] * weights[largest])
             factor = max(others, 1e-9) / own
             weight = float(weights[largest])
             text = (

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom, scaled_rate
 from maskwell.health.signals import COUNTER, LR, LR_EXPECTED, UPDATE, Signals
+from maskwell.health.statistics import median
 
 
 @dataclass(kw_only=True)
@@ -134,14 +135,14 @@ class RateInference(Rule):
         """At most one symptom; a suggested factor brings the change to a thousandth of the weights."""
         loss = signals.get("loss")
         changes = [
-            float(np.median(v))
+            median(v)
             for _, s in signals.under(UPDATE)
             if len(v := signals.window(s, self.samples)) == self.samples
         ]
         if not changes or not self.after <= loss.seen or loss.role != "supervised":
             return
-        begin, now = float(np.median(loss.first)), float(np.median(loss.tail(50)))
-        change = float(np.median(changes))
+        begin, now = median(loss.first), median(loss.tail(50))
+        change = median(changes)
         evidence = {"median_change_over_weight": change, "loss_over_first": now / begin if begin else 0.0}
         if change > self.high and now > 0.95 * begin:
             factor = 1e-3 / change

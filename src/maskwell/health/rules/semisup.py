@@ -12,6 +12,7 @@ import numpy as np
 from maskwell.health import statistics
 from maskwell.health.rules.base import Clock, Rule, Symptom
 from maskwell.health.signals import EVENT, FACT, METRIC, PART, PREFLIGHT, PROBE, Signals, Values
+from maskwell.health.statistics import median
 
 ST_COUNT, ST_OF, ST_SHARE = FACT + "st_count", FACT + "st_of", FACT + "st_share"
 LN2 = math.log(2)
@@ -118,9 +119,9 @@ class ConfirmationDrift(Rule):
         if len(metric) >= self.evaluations and len(taken) >= 256:
             falling = statistics.trend(metric)
             growing = statistics.trend(statistics.block_medians(taken, 32, 16))
-            high = float(np.median(taken[-32:])) > self.share
+            high = median(taken[-32:]) > self.share
             if falling.z < -self.z and growing.z > self.z and high and falling.change < -0.1 * metric.max():
-                evidence = {"taken_share": float(np.median(taken[-32:])), "change_of_miou": falling.change}
+                evidence = {"taken_share": median(taken[-32:]), "change_of_miou": falling.change}
                 text = "ever more pseudo-labels are taken while validation gets worse: errors are confirmed"
                 yield Symptom("warn", text, evidence, ("model.recipe.pixel_threshold=0.95",), "drift")
         distance = signals.value(PROBE + "teacher_distance")
@@ -159,7 +160,7 @@ class DiscriminatorBalance(Rule):
         if len(values) < self.steps:
             return
         recent = values[-self.steps :]
-        middle = float(np.median(recent))
+        middle = median(recent)
         evidence = {self.part: middle}
         weaker = ("model.rates.lr_discriminator=5e-5", "model.recipe.real_confidence=0.9")
         if float(np.quantile(recent, 0.9)) < self.won:

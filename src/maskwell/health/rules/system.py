@@ -13,6 +13,7 @@ from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import Clock, Rule, Symptom
 from maskwell.health.signals import COUNTER, LOSS, RESUME, STEPS_PER_EPOCH, SYSTEM, Signals
+from maskwell.health.statistics import median
 
 
 @dataclass(kw_only=True)
@@ -103,12 +104,12 @@ class Stall(Rule):
         stream = signals.get(SYSTEM + "step_seconds")
         values = stream.tail(256)
         hung = signals.value(SYSTEM + "hung_seconds") or 0.0
-        limit = max(self.times * float(np.median(values)), self.seconds) if len(values) >= 8 else self.seconds
+        limit = max(self.times * median(values), self.seconds) if len(values) >= 8 else self.seconds
         slowest = max(float(values[-self.newest :].max()) if len(values) else 0.0, hung)
         if slowest > limit:
             evidence = {
                 "seconds": slowest,
-                "median_seconds": float(np.median(values)) if len(values) else 0.0,
+                "median_seconds": median(values) if len(values) else 0.0,
             }
             yield Symptom("warn", "training stood still: see stacks.txt in the run folder", evidence)
 
@@ -128,7 +129,7 @@ class DataBound(Rule):
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom."""
         values = signals.get(SYSTEM + "wait_share").tail(256)
-        if len(values) >= self.steps and (share := float(np.median(values))) > self.share:
+        if len(values) >= self.steps and (share := median(values)) > self.share:
             text = f"{share:.0%} of the time goes into waiting for data"
             yield Symptom("info", text, {"wait_share": share}, ("data.num_workers=4",))
 
@@ -266,7 +267,7 @@ class ResumeContinuity(Rule):
         old, new = logs[: len(before)], logs[len(before) :]
         sigma = max(statistics.robust_sigma(old[-64:]), 0.02)
         near = old[-self.steps :] if len(old) >= self.steps else old
-        step = float(np.median(new)) - float(np.median(near))
+        step = median(new) - median(near)
         z = step / (statistics.MEDIAN_ERROR * sigma * math.sqrt(2 / self.steps))
         if z > self.z and step > math.log(self.ratio):
             evidence = {"loss_after_over_before": math.exp(step), "standard_errors": z}

@@ -13,6 +13,7 @@ from maskwell.health import statistics
 from maskwell.health.findings import Action
 from maskwell.health.rules.base import Clock, Rule, Symptom
 from maskwell.health.signals import METRIC, UPDATE, Signals, Steps, Values
+from maskwell.health.statistics import median
 
 HIGHER_IS_BETTER = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1", "iou", "recall", "precision")
 """Last words of metrics that rise as a model gets better."""
@@ -58,9 +59,9 @@ class Overfitting(Rule):
         rising = statistics.trend(since if len(since) >= 4 else recent)
         gaps = (val - train)[-len(since) :]
         widening = statistics.trend(gaps)
-        level = max(abs(float(np.median(train[-len(since) :]))), 1e-9)
-        grown = float(np.median(gaps[-2:])) - float(np.median(gaps[:2]))
-        worse = float(np.median(val[-2:])) > 1.05 * float(np.min(val)) if val.min() > 0 else True
+        level = max(abs(median(train[-len(since) :])), 1e-9)
+        grown = median(gaps[-2:]) - median(gaps[:2])
+        worse = median(val[-2:]) > 1.05 * float(np.min(val)) if val.min() > 0 else True
         enough = grown > self.gap * max(level, abs(float(val.min())))
         if rising.z > self.z and widening.z > self.z and enough and worse:
             best = int(np.argmin(val))
