@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from maskwell.callbacks.early_stopping import EarlyStopping
 from maskwell.callbacks.loss_health import LossHealth
@@ -90,6 +91,26 @@ def test_where_gradients_are_accumulated_whole_steps_are_kept_and_skipped(tmp_pa
     assert [(r.step, r.to_step) for r in health.recovery.returns] == [(30, 22)]
     assert health.recovery.skip == (28, 30) and module.iteration == 64
     assert [learnt[step] for step in (25, 28, 31, 32, 35)] == [True, False, False, True, True]
+
+
+def test_batches_that_are_left_out_do_not_enter_running_statistics(tmp_path: Path) -> None:
+    """They come again as they were, with a NaN: neither it nor their mean may be left in BatchNorm."""
+
+    class Normalised(Scheduled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def loss_on(self, batch: Any) -> torch.Tensor:
+            inputs = batch[0].clone()
+            inputs[0, 0] = math.nan if self.iteration in (34, 35) else inputs[0, 0]
+            return (self.net(self.norm(inputs)) - batch[1]).pow(2).mean()
+
+    module = Normalised()
+    health, _ = run(tmp_path, module)
+    assert health.recovery is not None and health.recovery.skip == (32, 35)
+    assert all(torch.isfinite(buffer).all() for buffer in module.norm.buffers())
+    assert int(module.norm.num_batches_tracked) == 64 - 4  # type: ignore[arg-type]
 
 
 def test_after_three_returns_the_run_stops_with_its_report(tmp_path: Path) -> None:
