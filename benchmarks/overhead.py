@@ -75,11 +75,11 @@ class Bare:
         self.parameters = [[p for p in part.parameters() if p.requires_grad] for part in parts]
         first, *others = self.parameters
         self.optimisers: list[torch.optim.Optimizer] = (
-            [torch.optim.SGD(first, lr=1e-5, momentum=0.9, weight_decay=1e-4)]
+            [torch.optim.SGD(first, lr=1e-5, momentum=0.9, weight_decay=1e-4, fused=True)]
             if task.family == "s4gan"
-            else [torch.optim.AdamW(first, lr=1e-5)]
+            else [torch.optim.AdamW(first, lr=1e-5, fused=True)]
         )
-        self.optimisers += [torch.optim.Adam(found, lr=1e-5) for found in others]
+        self.optimisers += [torch.optim.Adam(found, lr=1e-5, fused=True) for found in others]
 
     def step(self, batch: Any) -> None:
         """Loss, backward, clipping, optimiser."""
