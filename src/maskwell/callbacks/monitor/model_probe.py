@@ -164,8 +164,12 @@ def after_warm_up(module: LightningModule, batch: Any, context: Context, step: i
         signals.record(PROBE + "teacher_distance", step, distance, "norm")
 
 
+DISCRIMINATOR_BATCHES = 4
+"""Batches in which the input of a discriminator is looked at, from the start or from where a run goes on."""
+
+
 class DiscriminatorProbe:
-    """Compares the ranges of real and predicted images that reach the discriminator, over a few steps.
+    """Compares the ranges of real and predicted images that reach the discriminator, over its first batches.
 
     Those are the first and the second call of each step; what follows (a score of pseudo-labels, a
     gradient penalty, the generator's own pass) shows one of both again.
@@ -176,7 +180,7 @@ class DiscriminatorProbe:
 
     def __init__(self, module: LightningModule) -> None:
         self._ranges: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self._calls = 0
+        self._calls = self._batches = 0
         child = next((m for n, m in module.named_children() if "discriminator" in n.lower()), None)
         self._handle = None if child is None else child.register_forward_pre_hook(self._note)
 
@@ -193,18 +197,24 @@ class DiscriminatorProbe:
                 self._ranges[self._calls].append(torch.stack([values.amin(), values.amax()]).float())
             self._calls += 1
 
-    def finish(self, step: int, signals: Signals) -> None:
-        """Record the ratio of the larger range to the smaller and stop watching."""
-        if self._handle is None:
+    def batch_ends(self, step: int, signals: Signals) -> None:
+        """Behind the last batch that is looked at, record the ratio of the larger range to the smaller."""
+        self._batches += 1
+        if self._handle is None or self._batches < DISCRIMINATOR_BATCHES:
             return
-        self._handle.remove()
-        self._handle = None
+        self.close()
         if not all(self._ranges):
             return
         ranges = [torch.stack(seen).cpu() for seen in self._ranges]
         spans = [float(seen[:, 1].max() - seen[:, 0].min()) for seen in ranges]
         if min(spans) > 0:
             signals.record(PROBE + "d_range_ratio", step, max(spans) / min(spans), "norm")
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
 
 def _teacher_distance(module: LightningModule) -> float | None:

@@ -30,8 +30,6 @@ from maskwell.health.signals import Signals
 
 STATE_EVERY = 64
 """Steps between looks at weights, buffers and optimiser states."""
-DISCRIMINATOR_STEPS = 4
-"""First steps in which the input of a discriminator is looked at."""
 
 
 class StepWatch:
@@ -65,6 +63,7 @@ class StepWatch:
         self._optimizers: list[Optimizer] = []
         self._takers: list[TakesNorms] = []
         self._factor = 1.0
+        self._discriminator: DiscriminatorProbe | None = None
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Optimisers are there and restored."""
@@ -95,6 +94,8 @@ class StepWatch:
             handle.remove()
         self._handles = []
         self.system.close()
+        if self._discriminator is not None:
+            self._discriminator.close()
 
     def _limit(self, trainer: Trainer) -> float | None:
         clip = self._clip(trainer)
@@ -262,8 +263,7 @@ class StepWatch:
         self._batches += 1
         self.system.batch_ends(step)
         self._batch = None
-        if step == DISCRIMINATOR_STEPS:
-            self._discriminator.finish(step, self.signals)
+        self._discriminator.batch_ends(step, self.signals)
         if not learnt:
             self.skipped += 1
         if not any(self._bad) or getattr(trainer.precision_plugin, "scaler", None) is not None:
