@@ -73,7 +73,7 @@ CONTROLS: tuple[Control, ...] = (
         "high_loss",
         overrides=("callbacks.grad_clip.max_norm=null",),
         own={"s4gan": ("model.rates.lr_generator=1e-4",)},
-        put=((Put("Shift"), 100, 0.0),),
+        put=((Put("Heavy"), 100, 0.0),),
     ),
     Control("resume", resumes=True),
     Control("other_form", own=_OTHER),

@@ -145,12 +145,13 @@ MINIATURES: dict[Family, Miniature] = {
         (
             "model=detr",
             *_CELLS,
-            "model.architecture=detr",
-            "model.image_size=64",
+            "model.image_size=96",
             "model.queries=20",
+            "model.one_to_many=4",  # as all trainings from fresh weights
+            "model.recipe.optim.warmup_share=0.02",
         ),
         "model.recipe.optim.lr",
-        3e-4,
+        1e-3,
         static_steps=320,
         moving_steps=480,
         healthy_steps=600,

@@ -14,6 +14,7 @@ import s4gan_small
 from maskwell.callbacks.faults import (
     FlippedSign,
     Growth,
+    Heavy,
     MissingTerms,
     NanLoss,
     Ramp,
@@ -53,6 +54,11 @@ def test_the_whole_loss_grows(fault: LossFault, factor: float) -> None:
     loss, parts = losses(fault)
     assert torch.isclose(loss, CLEAN * factor)
     assert torch.isclose(parts["loss_done"], PARTS["loss_done"] * factor)
+
+
+def test_a_heavy_loss_has_the_terms_it_had() -> None:
+    loss, parts = losses(Heavy(10.0))
+    assert torch.isclose(loss, CLEAN * 10.0) and all(torch.equal(parts[name], PARTS[name]) for name in PARTS)
 
 
 def test_growth_goes_on_and_a_spike_does_not() -> None:

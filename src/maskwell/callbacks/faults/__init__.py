@@ -7,6 +7,7 @@ from maskwell.callbacks.faults.base import Fault
 from maskwell.callbacks.faults.losses import (
     FlippedSign,
     Growth,
+    Heavy,
     MissingTerms,
     NanLoss,
     Ramp,
@@ -66,6 +67,7 @@ __all__ = [
     "FlippedSign",
     "FrozenHead",
     "Growth",
+    "Heavy",
     "InOrder",
     "InertClip",
     "InfiniteGradients",

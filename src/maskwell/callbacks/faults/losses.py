@@ -186,6 +186,13 @@ class Growth(LossFault):
         return self.times(loss, parts, (1 + self.severity) ** steps)
 
 
+class Heavy(LossFault):
+    """No fault: the loss weighs ``severity`` times as much; its terms, logged without weights, are the same."""
+
+    def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss * self.severity, parts
+
+
 class Ramp(TermFault):
     """No fault: behind ``start`` the largest term comes in over ``severity`` steps, from a tenth on."""
 
