@@ -146,6 +146,11 @@ CASES: list[tuple[str, Build, Build]] = [
         lambda: make(part__loss_ce=[-1.0] * 8),
         lambda: make(part__loss_ce=[0.1] * 8, part__loss_kl=[-1] * 8),
     ),
+    (
+        "subtracted_part",
+        lambda: make(part__a=(a := noisy(1, 80)), part__b=(b := R.random(80)), loss=a - 0.3 * b),
+        lambda: make(part__a=(a := noisy(1, 80)), part__b=(b := R.random(80)), loss=a + 0.3 * b),
+    ),
     ("first_bad_module", lambda: make(module_bad__net=1), lambda: make(loss=noisy(1, 10))),
     (
         "hidden_skips",

@@ -22,6 +22,7 @@ from maskwell.health.rules import (
     Rising,
     Rule,
     Symptom,
+    UnchangedParameters,
     default_rules,
 )
 from maskwell.health.signals import (
@@ -35,6 +36,7 @@ from maskwell.health.signals import (
     NONFINITE,
     PART,
     RATE,
+    UNCHANGED,
     Role,
     Signals,
 )
@@ -371,3 +373,39 @@ def test_a_part_that_rests_while_bad_steps_are_dropped_is_not_dead(bad_at: int, 
     signals = _steps(PART + "loss_done", [0.5] * 200)
     signals.record(NONFINITE + LOSS, 200 - bad_at, 1.0, "event")
     assert len(_symptoms(DeadPart(), signals)) == told
+
+
+def resting(begins: int, step: int) -> Signals:
+    """One of 68 tensors rests from one step on, looked at every 32 steps, at a rate that is not 0."""
+    signals = Signals()
+    signals.record("preflight/trainable_tensors", 0, 68, "count")
+    for at in range(64, step + 1, 32):
+        if at - begins >= 32:
+            signals.record(UNCHANGED + "net.bias", at, at - begins, "count")
+        signals.record("lr/all", at, 1e-5, "rate")
+        signals.step = at
+    return signals
+
+
+def test_a_tensor_that_never_moved_is_an_error_and_one_that_comes_to_rest_is_none() -> None:
+    rule = UnchangedParameters()
+    assert len(list(rule.check(resting(32, 64)))) == 1
+    assert not list(rule.check(resting(640, 736)))
+    assert len(list(rule.check(resting(640, 1248)))) == 1  # for more than 512 steps
+
+
+def test_many_tensors_that_come_to_rest_together_are_an_error() -> None:
+    signals = resting(640, 736)
+    for i in range(20):
+        signals.record(f"{UNCHANGED}net.{i}", 736, 96, "count")
+    assert len(list(UnchangedParameters().check(signals))) == 1
+
+
+def test_a_sum_over_mostly_empty_images_says_little() -> None:
+    signals = Signals()
+    signals.record(f"{DOUBLING}loss_cell", 0, 2.0, "norm")
+    (sure,) = Normaliser().check(signals)
+    signals.record("preflight/empty_share", 0, 0.9, "norm")
+    (unsure,) = Normaliser().check(signals)
+    assert (sure.severity, sure.causes) == ("error", None)
+    assert (unsure.severity, unsure.causes) == ("warn", {"not_normalised": 0.3})

@@ -54,7 +54,7 @@ from maskwell.health.rules.objects import (
     StopsBadly,
     StuckPredictions,
 )
-from maskwell.health.rules.parts import DeadPart, Dominance
+from maskwell.health.rules.parts import DeadPart, Dominance, SubtractedPart
 from maskwell.health.rules.preflight_data import (
     ClassImbalance,
     EmptyData,
@@ -219,6 +219,7 @@ GROUPS: dict[str, dict[str, type[Rule]]] = {
         "nonfinite_input": NonFiniteInput,
         "loss_scale": LossScale,
         "wrong_sign": WrongSign,
+        "subtracted_part": SubtractedPart,
         "first_bad_module": FirstBadModule,
         "hidden_skips": HiddenSkips,
     },

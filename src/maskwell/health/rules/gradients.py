@@ -28,6 +28,7 @@ from maskwell.health.signals import (
     UNCHANGED,
     UPDATE,
     Signals,
+    Stream,
 )
 from maskwell.health.statistics import median
 
@@ -238,7 +239,11 @@ def _rate_is_low_by_plan(signals: Signals) -> bool:
 
 @dataclass(kw_only=True)
 class UnchangedParameters(Rule):
-    """Parameters that get a gradient are bit for bit the same after many steps."""
+    """Parameters that get a gradient are bit for bit the same after many steps.
+
+    One that has moved before may rest where its updates are below its precision, as at the end of a schedule:
+    it counts when it rests for long, or when a ``share`` of all tensors does.
+    """
 
     clock: ClassVar[Clock] = "step"
     code: ClassVar[str] = "G06"
@@ -248,15 +253,25 @@ class UnchangedParameters(Rule):
     denies: ClassVar[dict[str, float]] = {"not_optimised": 0.5}
     peers: ClassVar[tuple[str, ...]] = ("TrainCheck", "SageMaker Debugger")
     steps: int = 20
-    share: float = 0.02
+    long: int = 512
+    share: float = 0.25
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """One symptom for all; rates of 0 are another rule's."""
-        stuck = {n: s.latest or 0.0 for n, s in signals.under(UNCHANGED) if (s.latest or 0) >= self.steps}
-        if not stuck or all((s.latest or 0.0) == 0 for _, s in signals.under(LR)):
+        resting = {n: s for n, s in signals.under(UNCHANGED) if (s.latest or 0) >= self.steps}
+        total = signals.value("preflight/trainable_tensors") or float(len(resting))
+        if len(resting) < self.share * total:
+            resting = {n: s for n, s in resting.items() if not _has_moved(s) or s.last(1)[0] >= self.long}
+        if not resting or all((s.latest or 0.0) == 0 for _, s in signals.under(LR)):
             return
-        text = f"{listed(stuck)} get gradients but never change: their optimiser does not step them"
-        yield Symptom("error", text, {"tensors": float(len(stuck)), "steps": max(stuck.values())})
+        text = f"{listed(resting)} get gradients but never change: their optimiser does not step them"
+        longest = max(stream.last(1)[0] for stream in resting.values())
+        yield Symptom("error", text, {"tensors": float(len(resting)), "steps": longest})
+
+
+def _has_moved(resting: Stream) -> bool:
+    """Whether the rest (steps so far, first told behind one look) began later than at the first looks."""
+    return resting.latest_step - resting.last(1)[0] > 2 * resting.first[0]
 
 
 @dataclass(kw_only=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from maskwell.health import statistics
-from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom
+from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom, listed
 from maskwell.health.signals import LOSS, NONFINITE, PART, Signals
-from maskwell.health.statistics import median
+from maskwell.health.statistics import Values, median
 
 
 @dataclass(kw_only=True)
@@ -69,39 +69,97 @@ class Dominance(Rule):
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """By the weight with which a part enters the total, as a regression over the steps tells it."""
-        total = signals.get(LOSS)
-        if len(total) < self.steps:
+        made = composition(signals, self.steps)
+        if made is None or made.error > 0.02:
             return
-        at = total.steps[-self.steps :]
-        # a loss that was not finite in some steps has gaps there, its parts need not
-        every = {n: s for n, s in signals.under(PART) if np.array_equal(s.steps[-self.steps :], at)}
-        sums = statistics.sums_of_others({n: s.tail(self.steps) for n, s in every.items()})
-        parts = {
-            n: s
-            for n, s in every.items()
-            if s.role == "supervised"
-            and n not in sums
-            and not np.allclose(s.tail(self.steps), total.tail(self.steps), rtol=1e-5)
-        }
-        if len(parts) < 2:
-            return
-        y = total.tail(self.steps)
-        x = np.stack([s.tail(self.steps) for s in parts.values()], 1)
-        weights, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
-        fitted = x @ weights
-        if rank < x.shape[1] or np.abs(fitted - y).max() > 0.02 * np.abs(y).max():
-            return  # the total is no weighted sum of the parts that are known
-        shares = np.median(x * weights / np.maximum(np.abs(y), 1e-12)[:, None], axis=0)
+        shares = np.median(made.terms / np.maximum(np.abs(made.total), 1e-12)[:, None], axis=0)
         largest = int(np.argmax(shares))
         if shares[largest] > self.share:
-            name = list(parts)[largest]
-            others = median(np.delete(x * weights, largest, 1).sum(1))
-            own = median(x[:, largest] * weights[largest])
+            name = made.names[largest]
+            others = median(np.delete(made.terms, largest, 1).sum(1))
+            own = median(made.terms[:, largest])
             factor = max(others, 1e-9) / own
-            weight = float(weights[largest])
+            weight = float(made.weights[largest])
             text = (
                 f"{name} makes up {shares[largest]:.1%} of the loss; "
                 f"a weight of {weight * factor:.2g} would make it half"
             )
             evidence = {"share": float(shares[largest]), "weight": weight}
             yield Symptom("warn", text, evidence, (), name)
+
+
+@dataclass(kw_only=True)
+class SubtractedPart(Rule):
+    """A part that should fall enters the loss with a weight below 0: training makes it larger."""
+
+    clock: ClassVar[Clock] = "step"
+    code: ClassVar[str] = "N06b"
+    depth: ClassVar[int] = 0
+    every: ClassVar[int] = 32
+    reads: ClassVar[tuple[str, ...]] = (PART,)
+    explained_by: ClassVar[tuple[str, ...]] = CHANGES
+    supports: ClassVar[dict[str, float]] = {"wrong_sign": 0.95}
+    denies: ClassVar[dict[str, float]] = {"wrong_sign": 0.4}
+    steps: int = 64
+    share: float = 0.01
+    errors: float = 8.0
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """One symptom for all; only of a total that is a weighted sum of known parts, to a thousandth."""
+        made = composition(signals, self.steps)
+        if made is None or made.error > 1e-3:
+            return
+        sizes = np.median(np.abs(made.terms), axis=0)
+        below = (made.weights < -self.errors * made.weight_errors) & (sizes > self.share * sizes.sum())
+        found = {
+            name: float(weight)
+            for name, weight, wrong in zip(made.names, made.weights, below, strict=True)
+            if wrong and signals.get(PART + name).tail(self.steps).min() >= 0
+        }
+        if found:
+            text = f"{listed(found)} is subtracted from the loss: training makes it larger"
+            yield Symptom("error", text, {f"weight_of_{name}": weight for name, weight in found.items()})
+
+
+class Composition(NamedTuple):
+    """How a total [N] is made of its supervised parts: ``weights`` [P] with their standard errors, ``terms``
+    [N, P] (part times weight), and the largest ``error`` of their sum, as a share of the largest total.
+    """
+
+    names: list[str]
+    weights: Values
+    weight_errors: Values
+    terms: Values
+    total: Values
+    error: float
+
+
+def composition(signals: Signals, steps: int) -> Composition | None:
+    """By regression over the last ``steps``; None where it is not to be told, or of fewer than two parts."""
+    total = signals.get(LOSS)
+    if len(total) < steps:
+        return None
+    at = total.steps[-steps:]
+    # a loss that was not finite in some steps has gaps there, its parts need not
+    every = {n: s for n, s in signals.under(PART) if np.array_equal(s.steps[-steps:], at)}
+    sums = statistics.sums_of_others({n: s.tail(steps) for n, s in every.items()})
+    parts = {
+        n: s.tail(steps)
+        for n, s in every.items()
+        if s.role == "supervised"
+        and n not in sums
+        and not np.allclose(s.tail(steps), total.tail(steps), 1e-5)
+    }
+    if len(parts) < 2:
+        return None
+    y, x = total.tail(steps), np.stack(list(parts.values()), 1)
+    weights, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
+    if rank < x.shape[1]:
+        return None
+    rest = x @ weights - y
+    spread = np.linalg.inv(x.T @ x).diagonal() * (rest @ rest) / max(1, steps - x.shape[1])
+    errors = np.sqrt(np.maximum(spread, 0.0))
+    error = float(np.abs(rest).max() / max(np.abs(y).max(), 1e-12))
+    return Composition(
+        list(parts), np.asarray(weights), np.asarray(errors), np.asarray(x * weights), y, error
+    )
