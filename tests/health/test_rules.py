@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maskwell.health.rules import (
+    ConfigLint,
     Constant,
     DeadPart,
     Dominance,
@@ -31,6 +32,7 @@ from maskwell.health.signals import (
     EPOCH_ERROR,
     EPOCH_LOSS,
     FACT,
+    LINT,
     LOSS,
     METRIC,
     NONFINITE,
@@ -409,3 +411,11 @@ def test_a_sum_over_mostly_empty_images_says_little() -> None:
     (unsure,) = Normaliser().check(signals)
     assert (sure.severity, sure.causes) == ("error", None)
     assert (unsure.severity, unsure.causes) == ("warn", {"not_normalised": 0.3})
+
+
+def test_batchnorm_of_one_image_is_information() -> None:
+    signals = Signals()
+    for code in ("batchnorm_of_one", "no_step"):
+        signals.record(LINT + code, 0, 1, "count")
+    severities = {symptom.subject: symptom.severity for symptom in ConfigLint().check(signals)}
+    assert severities == {"batchnorm_of_one": "info", "no_step": "warn"}

@@ -196,16 +196,15 @@ class ConfigLint(Rule):
             "callbacks.early_stopping.patience=null",
         ),
         "batchnorm_of_one": ("BatchNorm is trained with one image per batch", "data.batch_size=4"),
-        "average_too_slow": (
-            "the averaged weights change more slowly than the run is long",
-            "model.ema_decay=0.99",
-        ),
         "no_step": ("more batches are accumulated than an epoch has", "trainer.accumulate_grad_batches=1"),
-        "two_clips": ("gradients are clipped twice", "trainer.gradient_clip_val=null"),
     }
+
+    TOLERABLE: ClassVar[tuple[str, ...]] = ("batchnorm_of_one",)
+    """Information alone: over the places of a map, statistics of one image serve, if badly."""
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """One symptom per contradiction."""
         for code, stream in signals.under(LINT):
             text, remedy = self.TEXTS[code]
-            yield Symptom("warn", text, {code: stream.last(1)[0]}, (remedy,) if remedy else (), code)
+            severity: Severity = "info" if code in self.TOLERABLE else "warn"
+            yield Symptom(severity, text, {code: stream.last(1)[0]}, (remedy,) if remedy else (), code)
