@@ -114,7 +114,7 @@ MINIATURES: dict[Family, Miniature] = {
         1e-3,
         static_steps=400,
         moving_steps=640,
-        healthy_steps=2200,
+        healthy_steps=2800,
     ),
     "s4gan": Miniature(
         "s4gan",
@@ -138,7 +138,7 @@ MINIATURES: dict[Family, Miniature] = {
         0.01,
         static_steps=400,
         moving_steps=640,
-        healthy_steps=2200,
+        healthy_steps=1600,
     ),
     "detr": Miniature(
         "detr",
