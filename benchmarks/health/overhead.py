@@ -80,6 +80,9 @@ class Turn(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.other.release()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.other.release()
+
 
 def measure(milliseconds: float, turns: int, folder: str) -> dict[str, float]:
     """What the monitor adds to a step: median over pairs of blocks, its quartiles, and ms of a step without.
