@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from maskwell.callbacks.clock import batches_before, iteration
+from maskwell.callbacks.clock import batches_before, iteration, log_step
 from maskwell.callbacks.monitor import console, readings
 from maskwell.callbacks.monitor.model_probe import unknown_monitors
 from maskwell.callbacks.monitor.preflight import Preflight
@@ -201,7 +201,7 @@ class LossHealth(Callback):
         self.steps.buffer.read(trainer)
         self._close_epoch()
         flags = {**self._check(trainer, "step"), **self._check(trainer, "epoch")}
-        console.log_flags(trainer, flags)
+        console.log_flags(trainer, flags, log_step(trainer) - 1)  # of the last batch, as Lightning's own row
         self._write(trainer)
 
     def _close_epoch(self) -> None:
@@ -267,7 +267,8 @@ class LossHealth(Callback):
     def _log(self, trainer: Trainer, flags: Mapping[str, bool]) -> None:
         """Rules that have fired, from then on; all of them at the end of an epoch."""
         self._told |= {name for name, on in flags.items() if on}
-        console.log_flags(trainer, {name: on for name, on in flags.items() if name in self._told})
+        told = {name: on for name, on in flags.items() if name in self._told}
+        console.log_flags(trainer, told, log_step(trainer))
 
     def _write(self, trainer: Trainer) -> Path:
         path = Path(trainer.default_root_dir) / "health.json"

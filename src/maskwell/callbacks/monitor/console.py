@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning import Trainer
 
-from maskwell.callbacks.clock import log_step
 from maskwell.health.engine import Engine
 from maskwell.health.findings import Finding, Severity, Verdict
 
@@ -46,12 +45,12 @@ def conclude(engine: Engine, path: Path) -> None:
             )
 
 
-def log_flags(trainer: Trainer, flags: Mapping[str, bool]) -> None:
-    """``health/<rule>`` as 0 or 1."""
+def log_flags(trainer: Trainer, flags: Mapping[str, bool], step: int) -> None:
+    """``health/<rule>`` as 0 or 1, under a step of the log."""
     # not by the module's log(): what that gets between two of Lightning's own logging steps is lost
     if flags:
         for logger in trainer.loggers:
-            logger.log_metrics({f"health/{name}": float(on) for name, on in flags.items()}, log_step(trainer))
+            logger.log_metrics({f"health/{name}": float(on) for name, on in flags.items()}, step)
 
 
 def alert(trainer: Trainer, news: Sequence[Finding]) -> None:
