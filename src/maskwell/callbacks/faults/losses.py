@@ -187,7 +187,7 @@ class Growth(LossFault):
 
 
 class Heavy(LossFault):
-    """No fault: the loss weighs ``severity`` times as much; its terms, which have no weights, do not."""
+    """No fault: the loss weighs ``severity`` times as much; its terms, logged before weights, stay."""
 
     def spoil(self, loss: Tensor, parts: dict[str, Tensor], facts: Parts) -> tuple[Tensor, dict[str, Tensor]]:
         return loss * self.severity, parts
