@@ -15,8 +15,8 @@ from maskwell.ops.schedules import warmup_cosine
 def fused(parameters: Iterable[nn.Parameter]) -> bool | None:
     """What ``fused`` of torch's optimisers should be: True where these parameters lie on the CPU.
 
-    Torch's own choice there is a loop over the tensors in Python: 7 ms for 165 small ones, where the fused
-    kernel takes 1. Elsewhere (None) that choice is good, and a fused optimiser would unscale float16
+    Torch's own choice there is a loop over the tensors in Python, which takes several times as long where they
+    are many and small. Elsewhere (None) that choice is good, and a fused optimiser would unscale float16
     gradients itself, after they were clipped. The kernel reads a gradient in its parameter's memory
     order: ``backward`` leaves it so, gradients set by hand have to be brought to it (:func:`laid_out`).
     """

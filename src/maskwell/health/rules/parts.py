@@ -1,4 +1,4 @@
-"""A part of the loss that contributes nothing, or everything."""
+"""A part of the loss that contributes nothing, or everything, or the wrong way round."""
 
 from __future__ import annotations
 
