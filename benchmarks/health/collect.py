@@ -35,7 +35,8 @@ NOTES = (
     "latency.<class>: steps. monitors: others' rules, from their documented thresholds, on "
     "the same recordings. remedy: the first override printed, applied to the faulty run, brings 95 % of the "
     "healthy figure; recovery: the same of runs whose weights were displaced once, going back by themselves. "
-    "overhead: share of a step of that many milliseconds, processor time, of two runs that take turns every few steps."
+    "overhead: share of a step of that many milliseconds, processor time, of two runs that take turns every "
+    "few steps."
 )
 
 

@@ -15,9 +15,9 @@ from maskwell.ops.schedules import warmup_cosine
 def fused(parameters: Iterable[nn.Parameter]) -> bool | None:
     """What ``fused`` of torch's optimisers should be: True where these parameters lie on the CPU.
 
-    Torch's own choice there is a loop over the tensors in Python, which takes several times as long where they
-    are many and small. Elsewhere (None) that choice is good, and a fused optimiser would unscale float16
-    gradients itself, after they were clipped. The kernel reads a gradient in its parameter's memory
+    Torch's own choice there is a loop over the tensors in Python, which takes several times as long where
+    they are many and small. Elsewhere (None) that choice is good, and a fused optimiser would unscale
+    float16 gradients itself, after they were clipped. The kernel reads a gradient in its parameter's memory
     order: ``backward`` leaves it so, gradients set by hand have to be brought to it (:func:`laid_out`).
     """
     on_cpu = all(p.device.type == "cpu" and torch.empty_like(p).stride() == p.stride() for p in parameters)
