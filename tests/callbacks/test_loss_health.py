@@ -63,6 +63,14 @@ def test_the_second_bad_step_in_a_row_stops(
     assert _report(tmp_path)["step"] == 7
 
 
+def test_a_stop_waits_for_the_optimiser_step_of_accumulated_batches(tmp_path: Path) -> None:
+    health = LossHealth(every_n_steps=1)
+    trained = Automatic(spoil=_nan_at(4, 5))
+    trainer(tmp_path, GradClip(), health, accumulate_grad_batches=3).fit(trained, loader())
+    # an epoch has four batches: the optimiser steps with 3, 4, 7 and 8
+    assert health.stop_reason is not None and trained.iteration == 7
+
+
 def test_the_action_is_configurable(tmp_path: Path) -> None:
     health = LossHealth({"nonfinite": NonFinite(action="warn")})
     trained = Automatic(spoil=_nan_at(6, 7))

@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from maskwell.callbacks.clock import batches_before, iteration, log_step
+from maskwell.callbacks.clock import batches_before, has_stepped, iteration, log_step
 from maskwell.callbacks.monitor import console, readings
 from maskwell.callbacks.monitor.model_probe import unknown_monitors
 from maskwell.callbacks.monitor.preflight import Preflight
@@ -166,6 +166,7 @@ class LossHealth(Callback):
         if values and (urgent or step % self.every_n_steps == 0):
             self.steps.now_and_then(trainer, pl_module, step)
             self._log(trainer, self._check(trainer, "step"))
+        self._end(trainer)
         if step == self.preflight.after:
             self.preflight.after_warm_up(trainer, pl_module, batch, step, signals)
         if self.recovery is not None and self.recovery.due(trainer, step):
@@ -259,6 +260,11 @@ class LossHealth(Callback):
         if trainer.strategy.reduce_boolean_decision(bool(check.stop), all=False):
             cause = check.stop[0].cause if check.stop else "another process found a fault"
             self.stop_reason = f"health: {cause}"
+            self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        """Of a run that is to stop; one that ends between two optimiser steps could not go on exactly."""
+        if self.stop_reason is not None and has_stepped(trainer):
             trainer.should_stop = True
 
     def _incident_of(self, finding: Finding) -> Any:
