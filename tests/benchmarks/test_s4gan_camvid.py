@@ -57,7 +57,7 @@ def test_every_recipe_trains_at_its_best_rate_and_nothing_twice(fake: FakeTraini
     for study in STUDIES:
         for recipe in FULL.of(study):
             assert len(bench.runs(study, recipe)[0]) == len(STUDIES[study].seeds)
-    # three rates with one seed, two more seeds, two other shares and nuclei, for five recipes; all labels once
+    # five recipes: three rates, two more seeds, two other shares, nuclei; and all labels once
     assert len(fake.commands) == 5 * (3 + 2 + 2 + 1) + 1
     later = [command for command in fake.commands if command["seed"] != "0"]
     assert {command["model.rates.lr_generator"] for command in later} == {"0.002"}
