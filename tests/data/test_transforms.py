@@ -12,6 +12,7 @@ from maskwell.data.instances import InstanceMasks
 from maskwell.data.sample import InputSpec
 from maskwell.data.source import Record
 from maskwell.data.transforms import Augmentation, content_size, network_image, to_sample
+from maskwell.errors import UserError
 
 STRONG = Augmentation(scale=(0.6, 1.6), shift=0.2, brightness=0, contrast=0, saturation=0, hue=0)
 
@@ -135,6 +136,18 @@ def test_objects_cut_off_are_dropped_and_zoom_alone_drops_none() -> None:
     # The middle half of the image stays: the first block is gone, the second is whole.
     after = enlarge(record(blocks((0, 0, 10, 10), (24, 18, 34, 28), (12, 18, 20, 28))), 0)
     assert after.labels.tolist() == [1, 2][: len(after.labels)] and 0 not in after.labels
+
+
+@pytest.mark.parametrize("shift", [0.0, None])
+def test_what_is_not_in_the_image_has_the_mean_or_the_images_own_median(shift: float | None) -> None:
+    still = {"hflip": 0, "vflip": 0, "rotate90": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    for border, colour in (("mean", 128), ("median", 60)):
+        moved = Augmentation((0.5, 0.5), shift, **still, border=border)(
+            record(APART), 3, (0.5, 0.5, 0.5)
+        ).image
+        assert (moved == colour).all(2).mean() >= 0.74
+    with pytest.raises(UserError, match=r"data\.augment\.border=reflect: give one of mean, median"):
+        Augmentation(border="reflect")  # type: ignore[arg-type]
 
 
 def test_phrases_follow_the_objects_that_stay() -> None:

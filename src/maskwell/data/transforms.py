@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the network at import
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from maskwell.data.instances import InstanceMasks
 from maskwell.data.sample import IGNORE, Colour, Geometry, InputSpec, Sample
 from maskwell.data.source import Record
+from maskwell.errors import UserError
 
 _PIXEL_CENTRE = np.float32(0.5)
 """albumentations counts keypoints from the centre of the first pixel, boxes from its corner."""
@@ -25,21 +26,40 @@ _PIXEL_CENTRE = np.float32(0.5)
 cv2.setNumThreads(0)  # loader workers and the trainer share the cores already
 
 
-class RandomZoom(A.Affine):
-    """Random zoom that moves as far as it can: above 1 to any part of the image, below 1 showing all of it.
+Border = Literal["mean", "median"]
+BORDERS: tuple[Border, ...] = get_args(Border)
+
+
+class Move(A.Affine):
+    """Zoom and shift. What is not in the image has its ``fill``, or the ``median`` of the image itself.
 
     Args:
+        border: which of them.
         scale: range of the zoom.
+        shift: largest move, share of the side.
     """
 
-    def __init__(self, scale: tuple[float, float]) -> None:
+    def __init__(self, border: Border, scale: tuple[float, float], shift: float = 0.0) -> None:
         super().__init__(
             scale=scale,
+            translate_percent=(-shift, shift),
             keep_ratio=True,
             interpolation=cv2.INTER_LINEAR,
             mask_interpolation=cv2.INTER_NEAREST,
             p=1.0,
         )
+        self.border = border
+
+    def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
+        """The image, moved."""
+        if self.border == "median":
+            self.fill = tuple(np.median(img, axis=(0, 1)).round().tolist())
+        moved: NDArray[np.uint8] = super().apply(img, **params)
+        return moved
+
+
+class RandomZoom(Move):
+    """Zoom that moves as far as it can: above 1 to any part of the image, below 1 showing all of it."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Matrices of this call, from the transform's own seeded generator."""
@@ -72,6 +92,8 @@ class Augmentation:
         brightness: largest relative change; ``contrast``, ``saturation``: the same.
         hue: largest turn as a share of the colour circle.
         min_visible: an object is dropped where a smaller share of it is left inside.
+        border: colour of what is not in the image: ``mean``, that of the padding of batches, or ``median``,
+            the image's own in each channel, which on a plain ground (microscopy) cannot be told from it.
     """
 
     def __init__(
@@ -86,27 +108,21 @@ class Augmentation:
         saturation: float = 0.1,
         hue: float = 0.02,
         min_visible: float = 0.25,
+        border: Border = "mean",
     ) -> None:
-        self.min_visible = min_visible
+        if border not in BORDERS:
+            raise UserError(f"data.augment.border={border}: give one of {', '.join(BORDERS)}.")
+        self.min_visible, self.border = min_visible, border
         steps: list[Any] = []
         if max(brightness, contrast, saturation, hue) > 0:  # first: what is uncovered keeps its colour
             around = [(1 - amount, 1 + amount) for amount in (brightness, contrast, saturation)]
             steps.append(A.ColorJitter(*around, hue=(-hue, hue), p=0.8))
         if shift is None:
-            steps.append(RandomZoom((float(scale[0]), float(scale[1]))))
+            steps.append(RandomZoom(border, (float(scale[0]), float(scale[1]))))
         elif tuple(scale) != (1, 1) or shift > 0:
-            steps.append(
-                A.Affine(
-                    scale=(float(scale[0]), float(scale[1])),
-                    translate_percent=(-shift, shift),
-                    keep_ratio=True,
-                    interpolation=cv2.INTER_LINEAR,
-                    mask_interpolation=cv2.INTER_NEAREST,
-                    p=1.0,
-                )
-            )
+            steps.append(Move(border, (float(scale[0]), float(scale[1])), shift))
         steps += [A.HorizontalFlip(p=hflip), A.VerticalFlip(p=vflip), A.RandomRotate90(p=rotate90)]
-        self._moves = [step for step in steps if isinstance(step, A.Affine)]
+        self._moves = [step for step in steps if isinstance(step, Move)]
         self._compose = A.Compose(
             steps,
             additional_targets={"semantic": "mask", "valid": "mask"},
@@ -115,17 +131,17 @@ class Augmentation:
             save_applied_params=True,
         )
 
-    def __call__(self, record: Record, seed: int, outside: Colour = (0.0, 0.0, 0.0)) -> Record:
+    def __call__(self, record: Record, seed: int, mean: Colour = (0.0, 0.0, 0.0)) -> Record:
         """A new record, a function of the arguments alone.
 
         Args:
             record: is not changed.
             seed: of all random choices.
-            outside: colour of what is not in the image.
+            mean: colour of the padding of batches.
         """
         self._compose.set_random_seed(seed % 2**32)
         for move in self._moves:
-            move.fill = tuple(round(255 * value) for value in outside)
+            move.fill = tuple(round(255 * value) for value in mean)
         out = self._compose(**_targets(record))
         changed = replace(record, image=out["image"])
         if record.semantic is not None:
@@ -254,7 +270,7 @@ def _targets(record: Record) -> dict[str, Any]:
 def _zoom(out: dict[str, Any]) -> float:
     """Zoom that the random scale of this sample applied."""
     for name, params in out["applied_transforms"]:
-        if name in ("Affine", "RandomZoom"):
+        if name in ("Move", "RandomZoom"):
             return float(params["scale"]["x"])
     return 1.0
 
