@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from maskwell.callbacks.loss_health import LossHealth
+from maskwell.callbacks.monitor.data_probe import _look
 from maskwell.callbacks.monitor.preflight import Preflight
 from maskwell.callbacks.monitor.rng import restore, states
 from tests.callbacks.modules import Automatic, loader, trainer
@@ -82,6 +85,122 @@ def test_data_without_objects_is_named_and_stops(tmp_path: Path, objects: int, s
 
     found = findings(tmp_path, Pictures(), DataLoader(Boxes(objects), batch_size=4, collate_fn=stack))
     assert (found["empty_data"].severity if "empty_data" in found else None) == severity
+
+
+def test_a_part_of_sparse_data_that_shows_nothing_does_not_stop(tmp_path: Path) -> None:
+    class Sparse(Boxes):
+        def __len__(self) -> int:
+            return 5000
+
+    def stack(entries: list[Any]) -> list[Tensor]:
+        pictures = torch.stack([picture for picture, _ in entries])
+        return [pictures, pictures.flatten(1).sum(1, keepdim=True)]
+
+    loaded = DataLoader(Sparse(0), batch_size=4, collate_fn=stack)
+    assert findings(tmp_path, Pictures(), loaded)["empty_data"].severity == "warn"
+
+
+class Classes(Dataset[Any]):
+    """Images of so many classes in turn."""
+
+    def __init__(self, classes: int, size: int = 5000) -> None:
+        self.classes, self.size = classes, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        picture = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(index + self.classes))
+        return picture, index * 7919 % self.classes
+
+
+class Classifying(Pictures):
+    def loss_on(self, batch: Any) -> Tensor:
+        return self.net(batch[0]).pow(2).mean()
+
+
+def test_classes_that_few_samples_do_not_show_are_no_fault(tmp_path: Path) -> None:
+    loaders = (DataLoader(Classes(100), 4), DataLoader(Classes(100, 4999), 4))
+    assert "class_imbalance" not in findings(tmp_path / "a", Classifying(), *loaders)
+    missing = (DataLoader(Classes(2), 4), DataLoader(Classes(3, 4999), 4))
+    found = findings(tmp_path / "b", Classifying(), *missing)["class_imbalance"]
+    assert (found.severity, found.subject) == ("error", "absent")
+
+
+class TwoInputs(Pictures):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.net(x) + y
+
+
+class Unpacking(Pictures):
+    def forward(self, batch: Any) -> Any:
+        x, _ = batch
+        return self.net(x)
+
+
+class ScalarLoss(Pictures):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).mean()
+
+
+class OwnOutput(Pictures):
+    def forward(self, x: Tensor) -> Any:
+        return object()
+
+
+@pytest.mark.parametrize("module", [TwoInputs, Unpacking, ScalarLoss, OwnOutput])
+def test_a_forward_of_any_kind_does_not_end_the_training(tmp_path: Path, module: type[Pictures]) -> None:
+    class Trained(module):  # type: ignore[misc, valid-type]
+        def loss_on(self, batch: Any) -> Tensor:
+            return (self.net(batch[0]) - batch[1]).pow(2).mean()
+
+    found = findings(tmp_path, Trained(), images(), images(seed=1))
+    assert not {f for f in found.values() if f.severity == "error"}
+
+
+def test_samples_that_cannot_be_read_do_not_end_the_training(tmp_path: Path) -> None:
+    class Broken(Classes):
+        def __getitem__(self, index: int) -> Any:
+            if index > 100:
+                raise OSError("truncated file")
+            return super().__getitem__(index)
+
+    findings(tmp_path, Classifying(), DataLoader(Broken(2), 4))
+
+
+def test_float_labels_are_not_taken_for_images(tmp_path: Path) -> None:
+    """Those of a classifier of texts are 0 and 1 in both splits."""
+    tokens, label = torch.arange(128).reshape(32, 4), torch.arange(32).remainder(2).float()
+    data = DataLoader(TensorDataset(tokens, label), 4)
+
+    class Texts(Automatic):
+        def loss_on(self, batch: Any) -> Tensor:
+            return (self.net(batch[0].float()) - batch[1][:, None]).pow(2).mean()
+
+    assert "leakage" not in findings(tmp_path, Texts(), data, data)
+
+
+def test_what_a_data_set_opens_at_its_first_sample_is_not_opened_for_it(tmp_path: Path) -> None:
+    """Workers that are forked later would share the handle, and draws would depend on the machine."""
+
+    class Lazy(Classes):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.handle: Any = None
+            self.generator = torch.Generator().manual_seed(3)
+            self.numpy = np.random.default_rng(3)
+
+        def __getitem__(self, index: int) -> Any:
+            self.handle = object()
+            torch.rand(1, generator=self.generator)
+            self.numpy.random()
+            return super().__getitem__(index)
+
+    data = Lazy()
+    _look(Subset(data, range(100)), 100, 8, math.inf, ())
+    assert data.handle is None
+    assert torch.equal(data.generator.get_state(), torch.Generator().manual_seed(3).get_state())
+    assert data.numpy.random() == np.random.default_rng(3).random()
 
 
 def test_a_network_that_mixes_the_batch_is_named(tmp_path: Path) -> None:

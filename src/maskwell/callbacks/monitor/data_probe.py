@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import random
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,15 +24,18 @@ from maskwell.health.signals import PREFLIGHT, Signals
 BINS = np.linspace(-4.0, 4.0, 33)
 PIXELS = 1024
 """Values of each image that enter its histogram."""
+LEAST_PIXELS = 32
+"""Values that a foreign tensor needs to be an image and no label."""
 
 
 @dataclass
 class SplitFacts:
-    """What was seen of one split."""
+    """What was seen of one split; ``classes`` counts objects (or pixels), ``shown`` the samples with them."""
 
     hashes: set[bytes] = field(default_factory=set)
     histograms: list[statistics.Values] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
+    shown: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
     low: float = float("inf")
     high: float = float("-inf")
@@ -67,8 +72,10 @@ def measure(
         if split != "train" and found.seen:
             _record_shift(train, found, split, signals)
     for split, found in facts.items():
+        signals.record(f"{PREFLIGHT}seen/{split}", 0, found.seen, "count")
         for name, count in found.classes.items():
             signals.record(f"{PREFLIGHT}class/{split}/{name}", 0, count, "count")
+            signals.record(f"{PREFLIGHT}shown/{split}/{name}", 0, found.shown[name], "count")
 
 
 def _record_train(train: SplitFacts, signals: Signals, normalisation: tuple[float, float] | None) -> None:
@@ -101,15 +108,37 @@ def _record_shift(train: SplitFacts, other: SplitFacts, split: str, signals: Sig
 
 def _look(dataset: Any, size: int, samples: int, deadline: float, classes: tuple[str, ...]) -> SplitFacts:
     facts = SplitFacts()
+    try:
+        apart = _apart(dataset)
+    except Exception:  # what cannot be copied is left alone
+        return facts
     for index in np.unique(np.linspace(0, size - 1, min(samples, size)).astype(int)).tolist():
         if time.monotonic() > deadline:
             break
         try:
-            entry = dataset[index]
-        except (IndexError, KeyError, TypeError):  # a dataset with keys of its own
+            entry = apart[index]
+        except Exception:  # a dataset with keys of its own, or of which a sample is broken: training will say
             break
         _add_sample(facts, entry, classes) if isinstance(entry, Sample) else _add_foreign(facts, entry)
     return facts
+
+
+def _apart(dataset: Any) -> Any:
+    """A shallow copy: files that it opens at its first sample, and draws of its generators, stay its own.
+
+    Handles opened here in the data set itself would be shared by all workers that are forked later.
+    """
+    copied = copy.copy(dataset)
+    for name, value in list(getattr(copied, "__dict__", {}).items()):
+        if isinstance(value, torch.Generator):
+            setattr(copied, name, value.clone_state())
+        elif isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
+            setattr(copied, name, copy.deepcopy(value))
+        elif name == "dataset":
+            copied.dataset = _apart(value)
+        elif name == "datasets" and isinstance(value, list | tuple):
+            copied.datasets = [_apart(inner) for inner in value]
+    return copied
 
 
 def _add_sample(facts: SplitFacts, sample: Sample, classes: tuple[str, ...]) -> None:
@@ -131,15 +160,16 @@ def _add_sample(facts: SplitFacts, sample: Sample, classes: tuple[str, ...]) -> 
         ):
             if count:
                 facts.classes[names[label]] += count
+                facts.shown[names[label]] += 1
         return
     facts.labelled += 1
     facts.targets += len(sample.labels)
     facts.empty += len(sample.labels) == 0
     labels = sample.labels.tolist()
     facts.problems["class_out_of_range"] += any(not 0 <= label < max(len(names), 1) for label in labels)
-    for label in labels:
-        if 0 <= label < len(names):
-            facts.classes[names[label]] += 1
+    known_names = [names[label] for label in labels if 0 <= label < len(names)]
+    facts.classes.update(known_names)
+    facts.shown.update(set(known_names))
     _add_boxes(facts, sample.boxes)
     if sample.points is not None and len(sample.points):
         outside = (sample.points < -1e-3) | (sample.points > 1 + 1e-3)
@@ -157,15 +187,17 @@ def _add_boxes(facts: SplitFacts, boxes: Tensor) -> None:
 def _add_foreign(facts: SplitFacts, entry: Any) -> None:
     """A tuple (input, target) or a mapping: its first image-like tensor, and a class or boxes as target."""
     found = [t for _, t in tensors(entry) if t.is_floating_point() or t.dtype == torch.uint8]
-    if not found:
+    image = next((t for t in found if t.ndim >= 2 and t.numel() >= LEAST_PIXELS), None)
+    if image is None:
         return
     facts.seen += 1
-    _add_image(facts, found[0])
+    _add_image(facts, image)
     target = entry[1] if isinstance(entry, list | tuple) and len(entry) > 1 else None
     if isinstance(target, int) or (
         isinstance(target, Tensor) and target.ndim == 0 and not target.is_floating_point()
     ):
         facts.classes[str(int(target))] += 1
+        facts.shown[str(int(target))] += 1
     if isinstance(target, Mapping) and isinstance(target.get("boxes"), Tensor):
         facts.labelled += 1
         facts.targets += len(target["boxes"])
@@ -176,7 +208,8 @@ def _add_image(facts: SplitFacts, image: Tensor) -> None:
     values = image.detach().cpu().reshape(-1)
     if values.numel() == 0:
         return
-    facts.hashes.add(hashlib.sha1(values.contiguous().numpy().tobytes()).digest())
+    if bool((values != values[0]).any()):  # blank ones are alike in all splits
+        facts.hashes.add(hashlib.sha1(values.contiguous().numpy().tobytes()).digest())
     values = values.float()
     finite = values[torch.isfinite(values)]
     if finite.numel() == 0:

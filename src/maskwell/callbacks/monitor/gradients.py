@@ -148,7 +148,7 @@ class GradientWatch:
         """Remember weights, now and then, to tell what the step changes."""
         if step % (4 * self.every) == 0:
             plan = self._plan(optimizer)
-            plan.before = _sample(plan)
+            plan.before = _sample(plan) if plan.tensors else None
 
     def after_step(self, optimizer: Optimizer, label: str, step: int) -> None:
         """Norm with which the step was made, and what it changed, now and then."""

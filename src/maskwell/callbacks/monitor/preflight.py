@@ -108,8 +108,8 @@ def _attempt(name: str, stage: Callable[[], None]) -> None:
     """A measurement that does not fit a foreign module, or the memory, is told and left out."""
     try:
         stage()
-    except (RuntimeError, NotImplementedError) as error:
-        console.say(f"health: the probe of the {name} could not run ({error})")
+    except Exception as error:  # of the module's own code, which is called as training might not call it
+        console.say(f"health: the probe of the {name} could not run ({type(error).__name__}: {error})")
 
 
 def _doubling(trainer: Trainer, module: LightningModule, batch: Any, signals: Signals) -> None:

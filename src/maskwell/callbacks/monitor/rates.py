@@ -9,6 +9,7 @@ import torch
 from lightning import Trainer
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as schedules
 
 from maskwell.health import signals as names
 from maskwell.health.signals import Signals
@@ -17,6 +18,21 @@ ABRUPT = 2.0
 """A schedule that changes the rate by this factor in one step declares a change."""
 CATCH_UP = 4096
 """Steps that a schedule is simulated at once, at most."""
+FORESEEABLE = (
+    schedules.LambdaLR,
+    schedules.MultiplicativeLR,
+    schedules.StepLR,
+    schedules.MultiStepLR,
+    schedules.ConstantLR,
+    schedules.LinearLR,
+    schedules.ExponentialLR,
+    schedules.PolynomialLR,
+    schedules.CosineAnnealingLR,
+    schedules.CosineAnnealingWarmRestarts,
+    schedules.OneCycleLR,
+    schedules.CyclicLR,
+)
+"""Schedules whose rates follow from the number of steps alone, and that hold no other schedule."""
 
 
 class RateWatch:
@@ -33,9 +49,10 @@ class RateWatch:
 
     def record(self, trainer: Trainer, optimizer: Optimizer, label: str, step: int, made: int) -> None:
         """Note the rate of an optimiser's next step, its ``made``-th."""
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate = _rate(optimizer.param_groups)
         self.signals.record(names.LR + label, step, rate, "rate")
-        expected = self._expected(trainer, optimizer)
+        config = _config(trainer, optimizer)
+        expected = self._expected(config)
         if expected is not None:
             self.signals.record(names.LR_EXPECTED + label, step, expected, "rate")
         before = self._last.get(label)
@@ -43,7 +60,6 @@ class RateWatch:
         if before and follows and made > 2 and not 1 / ABRUPT < rate / before < ABRUPT:
             self.signals.declare("lr_change", step)
         self._last[label] = rate
-        config = _config(trainer, optimizer)
         if config is not None and self._counts_steps(trainer, config):
             stepped = getattr(config.scheduler, "last_epoch", None)
             if isinstance(stepped, int):
@@ -56,11 +72,12 @@ class RateWatch:
         stepped = getattr(config.scheduler, "last_epoch", 0)
         return stepped > 2 * (trainer.current_epoch + 1)
 
-    def _expected(self, trainer: Trainer, optimizer: Optimizer) -> float | None:
-        key = id(optimizer)
+    def _expected(self, config: Any) -> float | None:
+        if config is None:
+            return None
+        key = id(config.scheduler)  # one may take another's place in the middle of a run
         if key not in self._shadows:
-            config = _config(trainer, optimizer)
-            self._shadows[key] = Shadow.of(config.scheduler) if config is not None else None
+            self._shadows[key] = Shadow.of(config.scheduler)
         shadow = self._shadows[key]
         return None if shadow is None else shadow.rate()
 
@@ -74,13 +91,11 @@ class Shadow:
     @classmethod
     def of(cls, scheduler: Any) -> Shadow | None:
         """A shadow that begins where ``scheduler`` is; None for kinds that depend on more than the step."""
-        if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler) or isinstance(
-            scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau
-        ):
+        if not _foreseeable(scheduler):
             return None
         dummy = torch.optim.SGD(
             [
-                {"params": [nn.Parameter(torch.zeros(0))], **_rates(g)}
+                {"params": [nn.Parameter(torch.zeros(0))], **_settings(g)}
                 for g in scheduler.optimizer.param_groups
             ],
             lr=1.0,
@@ -88,13 +103,13 @@ class Shadow:
         return cls(scheduler, _mirror(scheduler, dummy), dummy.param_groups)
 
     def rate(self) -> float | None:
-        """The first group's rate at the real schedule's position; None where that went back."""
+        """The rate at the real schedule's position; None where that went back."""
         steps = self.real.last_epoch - self.mirrored.last_epoch
         if not 0 <= steps <= CATCH_UP:
             return None
         for _ in range(steps):
             self.mirrored.step()
-        return float(self.groups[0]["lr"])
+        return _rate(self.groups)
 
     def ahead(self, steps: int) -> list[float]:
         """Rates of the next ``steps`` steps, of a copy of the shadow."""
@@ -102,7 +117,7 @@ class Shadow:
         mirrored = _mirror(self.mirrored, dummy)
         found = []
         for _ in range(steps):
-            found.append(float(dummy.param_groups[0]["lr"]))
+            found.append(_rate(dummy.param_groups))
             mirrored.step()
         return found
 
@@ -132,8 +147,20 @@ def _scale(scheduler: Any, factor: float, seen: set[int]) -> None:
         _scale(inner, factor, seen)
 
 
-def _rates(group: dict[str, Any]) -> dict[str, Any]:
-    return {k: group[k] for k in ("lr", "initial_lr", "max_lr", "min_lr", "momentum") if k in group}
+def _rate(groups: list[dict[str, Any]]) -> float:
+    """The first group's, or while that one rests the largest: a part may be frozen by its rate."""
+    return float(groups[0]["lr"]) or max(float(group["lr"]) for group in groups)
+
+
+def _foreseeable(scheduler: Any) -> bool:
+    """Whether it may be stepped on a copy: what others hold would be the original's own."""
+    if type(scheduler) is schedules.SequentialLR:
+        return all(map(_foreseeable, scheduler._schedulers))
+    return type(scheduler) in FORESEEABLE
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
 
 
 def _mirror(scheduler: Any, dummy: Optimizer) -> Any:

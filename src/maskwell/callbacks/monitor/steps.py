@@ -57,6 +57,7 @@ class StepWatch:
         self._micro: list[Tensor] = []
         self._batch: Any = None
         self._trainable = -1
+        self._unbounded: set[str] = set()  # buffers that are infinite by design, as masks of attention are
         self._labels: dict[int, str] = {}
         self._handles: list[Any] = []
         self._before: dict[str, Any] = {}
@@ -86,6 +87,7 @@ class StepWatch:
         self._statistics = StatisticsMemory(module)
         self._discriminator = DiscriminatorProbe(module)
         self._trainable = -1
+        self._unbounded = {name for name, buffer in module.named_buffers() if _is_infinite(buffer)}
         self._takers = self._next_readers(trainer)
 
     def end(self) -> None:
@@ -292,7 +294,7 @@ class StepWatch:
             signals.declare("unfreeze", step)
         self._trainable = trainable
         if step % STATE_EVERY == 0:
-            buffers = [b for b in module.buffers() if b.is_floating_point()]
+            buffers = [b for name, b in module.named_buffers() if name not in self._unbounded]
             self._look_at_state(trainer, {**self._weights(trainer), "buffers": buffers}, step)
         if step % CHECKSUM_EVERY == 0:
             self.system.ranks_agree(trainer, module, step)
@@ -320,7 +322,8 @@ class StepWatch:
 
     def state_is_finite(self, module: LightningModule) -> bool:
         """Whether weights and buffers are finite now."""
-        tensors = [t for t in module.state_dict().values() if isinstance(t, Tensor) and t.is_floating_point()]
+        state = ((n, t) for n, t in module.state_dict().items() if isinstance(t, Tensor))
+        tensors = [t for n, t in state if t.is_floating_point() and n not in self._unbounded]
         good = not tensors or bool(finite(tensors))
         if not good and self.capture.pending is None:
             before = self.signals.value(names.SYSTEM + "checkpoint_bad") or 0.0
@@ -376,3 +379,7 @@ class StepWatch:
         self.capture.done = self.capture.done or state["captured"]
         self._before = dict(state)
         self._factor = state["factor"]
+
+
+def _is_infinite(buffer: Tensor) -> bool:
+    return buffer.is_floating_point() and bool(buffer.isinf().any()) and not bool(buffer.isnan().any())

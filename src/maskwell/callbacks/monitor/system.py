@@ -12,6 +12,7 @@ from typing import IO, Any
 import psutil
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from maskwell.callbacks.monitor.plain import batch_size
 from maskwell.health.signals import COUNTER, SYSTEM, Signals
@@ -88,8 +89,10 @@ class SystemWatch:
         self.signals.record(COUNTER + "batches", step, step, "count")
 
     def ranks_agree(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        """Record how far the checksums of the weights lie apart."""
-        if trainer.world_size == 1:
+        """Record how far the checksums of the weights lie apart, where every rank holds all of them."""
+        strategy = trainer.strategy
+        whole = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+        if trainer.world_size == 1 or not whole:
             return
         sums = [p.detach().double().sum() for p in module.parameters()]
         own = torch.stack(sums).abs().sum().reshape(1)

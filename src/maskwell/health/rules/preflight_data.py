@@ -35,7 +35,11 @@ class EmptyData(Rule):
     action: Action = "stop"
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
-        """An error where there is nothing at all, a warning above ``share`` and 3 times ``declared``."""
+        """An error where there is nothing at all, a warning above ``share`` and 3 times ``declared``.
+
+        Of a set of which only a part was looked at: where few samples show anything, that part may show
+        nothing by chance, and the run goes on.
+        """
         size = signals.value(PREFLIGHT + "size/train")
         if size == 0:
             yield Symptom("error", "the training set is empty", {"samples": 0.0}, subject="size")
@@ -44,9 +48,12 @@ class EmptyData(Rule):
         if empty is None:
             return
         evidence = {"share_without_target": empty}
+        seen = signals.value(PREFLIGHT + "seen/train")
         if empty >= 1.0:
-            text = "not one of the first training samples has a target; `make data-check` shows why"
-            yield Symptom("error", text, evidence, ("data.crop=null",), "targets")
+            evidence |= {} if seen is None else {"samples": seen}
+            whole = seen is None or size is None or seen >= size
+            text = "not one training sample that was looked at has a target; `make data-check` shows why"
+            yield Symptom("error" if whole else "warn", text, evidence, ("data.crop=null",), "targets")
         elif empty > max(self.share, 3 * self.declared):
             text = f"{empty:.0%} of the training samples have no target"
             yield Symptom("warn", text, evidence, ("data.crop=null",), "targets", {"no_targets": 0.7})
@@ -164,12 +171,14 @@ class ClassImbalance(Rule):
     denies: ClassVar[dict[str, float]] = {"imbalance": 0.3}
     peers: ClassVar[tuple[str, ...]] = ("SageMaker Debugger",)
     ratio: float = 10.0
+    chance: float = 1e-3
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most two symptoms."""
         train = {name: s.last(1)[0] for name, s in signals.under(PREFLIGHT + "class/train/")}
         val = {name: s.last(1)[0] for name, s in signals.under(PREFLIGHT + "class/val/")}
         absent = [name for name, count in val.items() if count and not train.get(name, 0.0)]
+        absent = [name for name in absent if self._missed(signals, name) * len(val) < self.chance]
         if train and absent:
             evidence = {f"in_validation_{name}": val[name] for name in absent[:3]}
             text = f"training shows no {listed(absent)}, which validation asks for"
@@ -180,6 +189,16 @@ class ClassImbalance(Rule):
             common = max(present, key=present.__getitem__)
             evidence = {rare: present[rare], common: present[common]}
             yield Symptom("info", f"{rare} is far rarer than {common}", evidence, (), "ratio")
+
+    @staticmethod
+    def _missed(signals: Signals, name: str) -> float:
+        """Chance that training samples that were looked at show none of a class as common as in val."""
+        seen, size = signals.value(PREFLIGHT + "seen/train"), signals.value(PREFLIGHT + "size/train")
+        if seen is None or size is None or seen >= size:
+            return 0.0
+        shown = signals.value(f"{PREFLIGHT}shown/val/{name}") or 0.0
+        looked_at = signals.value(PREFLIGHT + "seen/val") or 1.0
+        return float((1 - min(1.0, shown / looked_at)) ** seen)
 
 
 @dataclass(kw_only=True)
