@@ -166,7 +166,41 @@ def test_a_probe_that_cannot_run_is_a_note(tmp_path: Path, capsys: pytest.Captur
             raise RuntimeError("needs exactly four")
 
     trainer(tmp_path, LossHealth(), max_epochs=1).fit(Picky(), loader())
-    assert "could not run (needs exactly four)" in capsys.readouterr().out
+    assert "could not run (RuntimeError: needs exactly four)" in capsys.readouterr().out
+
+
+class Silent(Manual):
+    """As Lightning's own example of a GAN: two losses, logged under names of its own, none returned."""
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        super().log({"train/loss": "g_loss"}.get(name, name), *args, **kwargs)
+
+
+def test_a_module_that_returns_no_loss_is_heard_by_what_goes_backward(tmp_path: Path) -> None:
+    health = LossHealth(every_n_steps=2)
+    trainer(tmp_path / "well", GradClip(), health).fit(Silent(), loader())
+    loss = health.engine.signals.get("loss")
+    assert health.verdict == "healthy" and (loss.seen, loss.role, loss.latest_step) == (12, "adversarial", 12)
+    ill = LossHealth(every_n_steps=100)
+    trainer(tmp_path / "ill", GradClip(), ill).fit(Silent(spoil=_nan_at(6)), loader())
+    assert ill.verdict == "look at" and _rules_of(tmp_path / "ill") == ["nonfinite"]
+
+
+def test_a_batch_that_is_not_learnt_from_does_not_repeat_the_loss_before(tmp_path: Path) -> None:
+    class Skipping(Automatic):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.iteration % 3 == 2:
+                self.iteration += 1
+                return None
+            loss = self.loss_on(batch)
+            self.iteration += 1
+            self.log("train/loss", loss)
+            return loss
+
+    health = LossHealth(every_n_steps=2)
+    trainer(tmp_path, health).fit(Skipping(), loader())
+    signals = health.engine.signals
+    assert signals.step == 12 and signals.get("loss").seen == 8 and health.steps.skipped == 4
 
 
 def test_flags_are_logged_at_each_check(tmp_path: Path) -> None:

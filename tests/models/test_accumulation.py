@@ -15,11 +15,10 @@ from torch import Tensor
 
 import detr_small
 import points_small
-from maskwell.callbacks.monitor.readings import values_of
+from maskwell.callbacks.monitor.readings import loss_of
 from maskwell.data.datamodule import BatchLoader
 from maskwell.data.sample import Batch, Geometry, Prompt, Sample, collate
 from maskwell.errors import UserError
-from maskwell.health.signals import LOSS
 from maskwell.models.base import BaseTask
 from maskwell.models.optimisation import AdamWCosine
 from maskwell.models.points import states
@@ -83,7 +82,9 @@ class Keep(Callback):
             parameter.grad = None
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
-        self.losses.append(float(values_of(trainer, outputs)[LOSS]))
+        loss, _ = loss_of(trainer, outputs, [])
+        assert loss is not None
+        self.losses.append(float(loss))
 
 
 class Cut(Keep):

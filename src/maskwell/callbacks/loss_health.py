@@ -154,16 +154,21 @@ class LossHealth(Callback):
     ) -> None:
         step = iteration(trainer, pl_module)
         signals = self.engine.signals
-        values = {} if self._excluded() else readings.values_of(trainer, outputs)
-        if values:
+        excluded = self._excluded()
+        values: dict[str, Tensor] = {}
+        if not excluded:
             signals.step = max(signals.step, step)
+            loss, role = readings.loss_of(trainer, outputs, self.steps.heard(trainer))
+            values = readings.values_of(loss, outputs)
+        if values:
             held = torch.stack([value.detach().float().reshape(()) for value in values.values()])
             keys = list(values)
+            roles = {names.LOSS: role, **self.roles}
             self.steps.buffer.add(
-                held, lambda numbers: self._record(keys, step, numbers), shared=True, names=keys
+                held, lambda numbers: self._record(keys, step, numbers, roles), shared=True, names=keys
             )
         urgent = self.steps.batch_ends(trainer, step, bool(values))
-        if values and (urgent or step % self.every_n_steps == 0):
+        if not excluded and (urgent or step % self.every_n_steps == 0):
             self.steps.now_and_then(trainer, pl_module, step)
             self._log(trainer, self._check(trainer, "step"))
         self._end(trainer)
@@ -172,8 +177,10 @@ class LossHealth(Callback):
         if self.recovery is not None and self.recovery.due(trainer, step):
             self.recovery.keep(trainer, step, self.engine.clean_for(self.recovery.clean))
 
-    def _record(self, keys: list[str], step: int, numbers: list[float]) -> None:
-        readings.record(self.engine.signals, dict(zip(keys, numbers, strict=True)), step, self.roles)
+    def _record(
+        self, keys: list[str], step: int, numbers: list[float], roles: Mapping[str, names.Role]
+    ) -> None:
+        readings.record(self.engine.signals, dict(zip(keys, numbers, strict=True)), step, roles)
         loss = dict(zip(keys, numbers, strict=True)).get(names.LOSS)
         if loss is not None and math.isfinite(loss):
             self._epoch.add(loss)

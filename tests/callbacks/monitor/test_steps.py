@@ -291,3 +291,64 @@ def test_running_out_of_memory_leaves_advice(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(torch.OutOfMemoryError):
         train(tmp_path, Hungry(), 16)
     assert "data.batch_size=2 trainer.accumulate_grad_batches=2" in capsys.readouterr().out
+
+
+def test_buffers_that_are_infinite_by_design_are_no_fault(tmp_path: Path) -> None:
+    class Masked(Automatic):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+            self.register_buffer("running", torch.zeros(2))
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if self.iteration == self.poisoned_at:
+                self.running.fill_(math.nan)
+
+        poisoned_at = -1
+
+    module = Masked()
+    health = train(tmp_path / "well", module, 96)
+    assert rules_of(health) == set() and health.steps.state_is_finite(module)
+    module = Masked()
+    module.poisoned_at = 40
+    health = train(tmp_path / "ill", module, 96)
+    assert rules_of(health) == {"nonfinite_state"} and not health.steps.state_is_finite(module)
+
+
+def test_an_optimiser_whose_weights_are_all_frozen_is_left_alone(tmp_path: Path) -> None:
+    class Frozen(Manual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Linear(4, 4).requires_grad_(False)
+
+        def configure_optimizers(self) -> Any:
+            return [*super().configure_optimizers(), torch.optim.SGD(self.backbone.parameters(), 0.1)]
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.iteration += 1
+            loss = self.loss_on(batch) + self.other(batch[0]).pow(2).mean()
+            optimisers: Any = self.optimizers()
+            for optimiser in optimisers:
+                optimiser.zero_grad()
+            self.manual_backward(loss)
+            for optimiser in optimisers:
+                optimiser.step()
+
+    module = Frozen()
+    module.optimizer_names = ("first", "second", "frozen")  # type: ignore[assignment]
+    assert train(tmp_path, module).verdict != "broken"
+
+
+def test_of_accumulated_batches_the_bad_one_is_told_from_the_last(tmp_path: Path) -> None:
+    """The last one is not to blame: neither its input nor its gradients, and it is not what is replayed."""
+    health = LossHealth(every_n_steps=8)
+    module = Automatic(spoil=lambda step, loss: loss * (math.nan if step == 6 else 1.0))
+    trainer(tmp_path, health, max_epochs=1, accumulate_grad_batches=4).fit(module, loader(64))
+    assert rules_of(health) == {"nonfinite"} and torch.isfinite(module.net.weight).all()
+    signals = health.engine.signals
+    assert signals.get("nonfinite/loss").latest_step == 6 and not signals.get("bad_gradient").seen
+    assert not signals.get("input_seen").seen and not (tmp_path / "first_bad.ckpt").exists()
+    own = Automatic(spoil=lambda step, loss: loss * (math.nan if step == 8 else 1.0))
+    trainer(tmp_path, LossHealth(), max_epochs=1, accumulate_grad_batches=4).fit(own, loader(64))
+    content = torch.load(tmp_path / "first_bad.ckpt", weights_only=True)["health_capture"]
+    assert (content["step"], content["why"]) == (8, "the loss is not finite")

@@ -40,12 +40,19 @@ class Capture:
         if not (self.done or self.reseeded):
             self._random = rng.current()
 
-    def keep(self, trainer: Trainer, batch: Any, step: int, why: str) -> Path | None:
-        """Write the checkpoint of the first bad step; None at later ones. All ranks call it together."""
+    def keep(self, trainer: Trainer, batch: Any, step: int, why: str, here: bool) -> Path | None:
+        """Write the checkpoint of the first bad step; None at later ones. All ranks call it together.
+
+        Args:
+            trainer: that writes it.
+            batch: of this rank; ``here``: something of it is not finite. The first rank of which that is
+                so has its batch kept, else the first one.
+            step: number of the step; ``why``: what was seen.
+        """
         if self.done:
             return None
         self.done = True
-        self.pending = {
+        own = {
             "step": step,
             "why": why,
             "rank": trainer.global_rank,
@@ -54,12 +61,23 @@ class Capture:
             "random": rng.states(self._random),
             "bad_inputs": bad_inputs(batch),
         }
+        self.pending = _of_the_bad_rank(trainer, own, here)
         path = Path(trainer.default_root_dir) / FILE
         try:
             trainer.save_checkpoint(path)
         finally:
             self.pending = None
         return path
+
+
+def _of_the_bad_rank(trainer: Trainer, own: dict[str, Any], here: bool) -> dict[str, Any]:
+    """What the first rank has whose own batch is bad: a file is written by one of them alone."""
+    if trainer.world_size == 1:
+        return own
+    strategy = trainer.strategy
+    flags = strategy.all_gather(torch.tensor(float(here), device=strategy.root_device)).reshape(-1).tolist()
+    chosen: dict[str, Any] = strategy.broadcast(own, src=flags.index(1.0) if 1.0 in flags else 0)
+    return chosen
 
 
 def first_bad_module(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,15 +44,33 @@ class EpochMean:
         return [self.count, self.total, self.squares]
 
 
-def values_of(trainer: Trainer, outputs: Any) -> dict[str, Tensor]:
+def loss_of(trainer: Trainer, outputs: Any, heard: Sequence[Tensor]) -> tuple[Tensor | None, Role]:
+    """The loss of a training step and its role; None where nothing was learnt.
+
+    Where none is returned, it is the one that is logged, or the sum of those that went backward
+    (``heard``), which several networks may minimise against each other. Without these, what is logged is
+    of an earlier step.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if isinstance(loss, Tensor):
+        # Lightning has divided it
+        return loss * (trainer.accumulate_grad_batches if _is_automatic(trainer) else 1), "supervised"
+    if not heard:
+        return None, "supervised"
+    logged = trainer.callback_metrics
+    loss = next((logged[name] for name in LOSS_NAMES if name in logged), None)
+    if loss is not None:
+        return loss, "supervised"
+    return total(list(heard), heard[0].device), "adversarial" if len(heard) > 1 else "supervised"
+
+
+def _is_automatic(trainer: Trainer) -> bool:
+    return bool(trainer.lightning_module.automatic_optimization)
+
+
+def values_of(loss: Tensor | None, outputs: Any) -> dict[str, Tensor]:
     """Stream name -> scalar tensor of one training step, the loss first."""
-    found = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
-    loss = found.get("loss")
-    if not isinstance(loss, Tensor):
-        logged = trainer.callback_metrics
-        loss = next((logged[name] for name in LOSS_NAMES if name in logged), None)
-    elif trainer.lightning_module.automatic_optimization:
-        loss = loss * trainer.accumulate_grad_batches  # by which Lightning has divided it
+    found = outputs if isinstance(outputs, Mapping) else {}
     values = {} if loss is None else {names.LOSS: loss}
     for prefix, key in ((names.PART, "parts"), (names.FACT, "facts")):
         for name, value in (found.get(key) or {}).items():
@@ -72,8 +90,7 @@ def record(signals: Signals, values: Mapping[str, float], step: int, roles: Mapp
         if not math.isfinite(value):
             signals.record(names.NONFINITE + part, step, 1.0, "event")
         else:
-            role = "supervised" if key == names.LOSS else role_of(part)
-            signals.record(key, step, value, roles.get(part, role))
+            signals.record(key, step, value, roles.get(part) or role_of(part))
 
 
 def record_validation(trainer: Trainer, module: LightningModule, signals: Signals, step: int) -> None:

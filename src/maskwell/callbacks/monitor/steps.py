@@ -50,7 +50,8 @@ class StepWatch:
         self.capture.done = not capture
         self.skipped = 0
         self._made: dict[str, int] = {}
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # of all batches whose gradients are accumulated
+        self._earlier = 0  # how many of them are of batches before this one
         self._bad: tuple[bool, bool] = (False, False)  # of this batch: gradients, loss
         self._step = 0
         self._batches = 0
@@ -123,9 +124,10 @@ class StepWatch:
         own = isinstance(getattr(module, "iteration", None), int)
         self._step = iteration(trainer, module) + own
         self._batch, self._bad = batch, (False, False)
-        self._losses = []
         if batches_before(trainer) % trainer.accumulate_grad_batches == 0:
+            self._losses = []
             self._statistics.keep()
+        self._earlier = len(self._losses)
         self.capture.begin()
         self._discriminator.batch_starts()
         self.system.batch_starts(batch)
@@ -138,6 +140,12 @@ class StepWatch:
     def hear_loss(self, loss: Tensor) -> None:
         """A loss that goes backward."""
         self._losses.append(loss.detach())
+
+    def heard(self, trainer: Trainer) -> list[Tensor]:
+        """The losses that went backward in this batch, as they were before any loss scale."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        return [loss / scale for loss in self._losses[self._earlier :]]
 
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """The first of several accumulated batches tells how noisy gradients are."""
@@ -207,9 +215,13 @@ class StepWatch:
 
     def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
         self._statistics.restore()
-        why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
-        self.capture.keep(trainer, self._batch, self._step, why)
-        self._look_at_input(trainer)
+        own = not bool(torch.isfinite(total(self._losses[self._earlier :], trainer.strategy.root_device)))
+        here = own or bool(bad_inputs(self._batch))
+        if not self._bad[1] or trainer.strategy.reduce_boolean_decision(own, all=False):
+            why = "the loss is not finite" if self._bad[1] else "gradients are not finite"
+            self.capture.keep(trainer, self._batch, self._step, why, here)
+            self._look_at_input(trainer)
+        # else it was an earlier one of the batches whose gradients are accumulated, which is gone
         # what the forward pass writes (buffers) may be bad because of this step, the rest was before it
         self._look_at_state(trainer, self._weights(trainer), self._step)
         self.skipped += 1
