@@ -257,6 +257,12 @@ CASES: list[tuple[str, Build, Build]] = [
         lambda: evaluations("metric/val/loss", [0.5, 0.5, 0.5001]),
     ),
     (
+        "nonfinite_validation",
+        lambda: evaluations("metric/val/loss", [0.5, 0.4], bad_metric__val__loss=[1.0, 1.0, 1.0]),
+        # it was so once, and is not any more
+        lambda: evaluations("bad_metric/val/loss", [1.0], metric__val__loss=[0.6, 0.5, 0.4]),
+    ),
+    (
         "metric_collapse",
         lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.1]),
         lambda: evaluations("metric/val/map", [0.1, 0.3, 0.4, 0.1, 0.35]),

@@ -80,7 +80,10 @@ def test_a_single_bad_step_is_a_warning_and_two_in_a_row_an_error() -> None:
 
 
 def test_bad_steps_far_apart_do_not_add_up() -> None:
-    (one,) = _symptoms(NonFinite(), _bad_at([1, 120, 240], 240))
+    signals = _bad_at([1, 120, 240], 240)
+    for step in (60, 180):
+        signals.record("loss", step, 1.0, "supervised")
+    (one,) = _symptoms(NonFinite(), signals)
     assert one.severity == "warn" and one.evidence["bad_steps_in_last_100"] == 1
 
 

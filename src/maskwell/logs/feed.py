@@ -11,7 +11,7 @@ from maskwell.health.engine import Engine
 from maskwell.health.roles import role_of
 from maskwell.health.rules import Rule
 from maskwell.health.signals import Role
-from maskwell.logs.rows import LOSS_NAMES, Kind, Notes, Row, kind_of
+from maskwell.logs.rows import LOSS_NAMES, Kind, Notes, Row, is_loss, kind_of
 
 EVERY = 8
 """Steps between checks ..."""
@@ -86,9 +86,8 @@ class Feeder:
                 self._record_loss(step, value)
             elif kind == "epoch_loss":
                 self._whole = value
-            elif kind == "metric" and math.isfinite(value):
-                signals.record(names.METRIC + plain, step, value, "metric")
-                evaluated = True
+            elif kind == "metric":
+                evaluated |= self._record_metric(plain, step, value)
             else:
                 self._record(kind, plain, step, value)
         if evaluated:
@@ -125,6 +124,16 @@ class Feeder:
         sums[2] += value * value
         since[0] += 1
         since[1] += value
+
+    def _record_metric(self, plain: str, step: int, value: float) -> bool:
+        """Whether it was a figure; one that is undefined is none, but a loss always is."""
+        if math.isfinite(value):
+            self.engine.signals.record(names.METRIC + plain, step, value, "metric")
+        elif is_loss(plain):
+            self.engine.signals.record(names.METRIC_BAD + plain, step, 1.0, "event")
+        else:
+            return False
+        return True
 
     def _record_bad(self, name: str, step: int) -> None:
         self.engine.signals.record(names.NONFINITE + name, step, 1.0, "event")
@@ -164,7 +173,7 @@ class Feeder:
                 if count
                 else 0.0
             )
-            error = math.sqrt(variance / count) if count else 0.0
+            error = math.sqrt(variance / count) if count > 1 else math.nan  # one number has none
             signals.record(names.EPOCH_ERROR, signals.epoch, error, "norm")
         if count > 1:
             signals.record(names.STEPS_PER_EPOCH, signals.step, count, "count")

@@ -31,7 +31,8 @@ _TRAINING = re.compile(r"^(train|training)[/_. ](?P<name>.+)$", re.IGNORECASE)
 _RATE = re.compile(r"^((train|training)[/_. ])?(lr|learning_rate)(?P<rest>$|[/_\-. ].*|\d+)", re.IGNORECASE)
 _GRADIENT = re.compile(r"^((train|training)[/_. ])?grad(ient)?_norm(_(?P<rest>\w+))?$", re.IGNORECASE)
 _IGNORED = re.compile(
-    r"^(health|test|panels|system|_|gpu)|(^|/)skipped_steps|clipped|^time|^_runtime", re.IGNORECASE
+    r"^(health|test|panels|system|_|gpu)|(^|/)(skipped_steps|best_)|clipped|loss_(scale|weight)|^time|^_runtime",
+    re.IGNORECASE,
 )
 
 Kind = Literal["step", "epoch", "loss", "epoch_loss", "part", "metric", "rate", "gradient", "fact", "none"]
@@ -77,3 +78,8 @@ def kind_of(name: str) -> tuple[Kind, str]:
     if "/" in plain and "loss" not in plain:
         return "none", plain
     return ("part" if "loss" in plain else "fact"), plain.replace(" ", "_")
+
+
+def is_loss(name: str) -> bool:
+    """Whether a figure of validation, by its plain name, is a loss: others may be undefined at times."""
+    return name.rpartition("/")[2].endswith("loss") or "loss_" in name

@@ -229,6 +229,21 @@ def test_a_configuration_that_contradicts_itself_is_named(tmp_path: Path) -> Non
     assert found["config_lint"].subject == "never_validates"
 
 
+@pytest.mark.parametrize(("monitor", "told"), [("val/los", True), ("train/loss_epoch", False)])
+def test_a_monitor_that_no_validation_logs_is_named(tmp_path: Path, monitor: str, told: bool) -> None:
+    class Averaging(Automatic):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            outputs = super().training_step(batch, batch_idx)
+            self.log("train/loss", outputs["loss"], on_step=True, on_epoch=True)
+            return outputs
+
+    watching = EarlyStopping(monitor, patience=99, strict=False, check_on_train_epoch_end=True)
+    health = LossHealth()
+    trainer(tmp_path, health, watching, max_epochs=2).fit(Averaging(), loader(), loader())
+    subjects = {f.subject for i in health.engine.incidents for f in i.findings if f.rule == "config_lint"}
+    assert ("monitor_unknown" in subjects) == told
+
+
 def test_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr("maskwell.callbacks.monitor.model_probe.mixing", lambda *_: seen.append("mixing"))

@@ -117,3 +117,36 @@ def test_a_first_group_that_rests_by_its_rate_is_no_stop_of_the_training(tmp_pat
     trainer(tmp_path, health).fit(Resting(), loader())
     for stream in (LR, LR_EXPECTED):
         assert all(math.isclose(rate, 0.01) for rate in health.engine.signals.get(stream + "all").values)
+
+
+def test_a_run_that_is_resumed_without_its_monitor_is_in_step(tmp_path: Path) -> None:
+    """Its schedule has made hundreds of steps that the monitor never saw."""
+
+    class Scheduled(Automatic):
+        def configure_optimizers(self) -> Any:
+            optimiser = torch.optim.SGD(self.parameters(), 0.01)
+            schedule = schedules.CosineAnnealingLR(optimiser, 10_000)
+            return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+    first = trainer(tmp_path / "first", max_epochs=20)
+    first.fit(Scheduled(), loader(64))
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    health = LossHealth(every_n_steps=8, probe=False)
+    trainer(tmp_path / "second", health, max_epochs=40).fit(
+        Scheduled(), loader(64), ckpt_path=str(tmp_path / "x.ckpt")
+    )
+    rules = {f.rule for i in health.engine.incidents for f in i.findings if f.severity != "info"}
+    assert "schedule_desync" not in rules and health.engine.signals.value("counter/schedule_steps/all") > 300
+
+
+def test_a_cycle_does_not_keep_the_monitor_deaf(tmp_path: Path) -> None:
+    class Cyclic(Automatic):
+        def configure_optimizers(self) -> Any:
+            optimiser = torch.optim.SGD(self.parameters(), 0.01)
+            schedule = schedules.CosineAnnealingWarmRestarts(optimiser, 20)
+            return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+    health = LossHealth(every_n_steps=8, probe=False)
+    trainer(tmp_path, health, max_epochs=40).fit(Cyclic(), loader(64))
+    declared = health.engine.signals.get("event/lr_change")
+    assert 1 <= declared.seen <= 4

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from maskwell.callbacks.monitor.forward import loss_of, outputs_of, scalars
 from maskwell.callbacks.monitor.rng import untouched
 from maskwell.health.signals import LINT, LOSS, PREFLIGHT, PROBE, Signals
+from maskwell.logs.rows import kind_of
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -133,10 +134,12 @@ def lint(
 
 
 def unknown_monitors(trainer: Trainer, signals: Signals, step: int) -> None:
-    """After the first validation: callbacks that watch what is not logged."""
+    """After the first validation: callbacks that watch a figure of it which is not logged."""
     logged = set(trainer.callback_metrics)
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    lost = [c for c in callbacks if _watches(c) and c.monitor not in logged]
+    watched = [c.monitor for c in callbacks if _watches(c)]
+    # those of training may come at the end of the epoch
+    lost = [name for name in watched if name not in logged and kind_of(name)[0] == "metric"]
     if lost:
         signals.record(LINT + "monitor_unknown", step, len(lost), "count")
 

@@ -16,6 +16,8 @@ from maskwell.health.signals import Signals
 
 ABRUPT = 2.0
 """A schedule that changes the rate by this factor in one step declares a change."""
+SELDOM = 200
+"""... but not again within so many: who cycles all the time must not be deaf all the time."""
 CATCH_UP = 4096
 """Steps that a schedule is simulated at once, at most."""
 FORESEEABLE = (
@@ -46,6 +48,8 @@ class RateWatch:
         self.signals = signals
         self._shadows: dict[int, Shadow | None] = {}
         self._last: dict[str, float] = {}
+        self._before: dict[str, int] = {}  # steps of schedules that were made before anybody watched
+        self._declared = float("-inf")
 
     def record(self, trainer: Trainer, optimizer: Optimizer, label: str, step: int, made: int) -> None:
         """Note the rate of an optimiser's next step, its ``made``-th."""
@@ -57,13 +61,18 @@ class RateWatch:
             self.signals.record(names.LR_EXPECTED + label, step, expected, "rate")
         before = self._last.get(label)
         follows = expected is not None and abs(rate - expected) <= 0.01 * abs(expected)
-        if before and follows and made > 2 and not 1 / ABRUPT < rate / before < ABRUPT:
+        changed = before and follows and made > 2 and not 1 / ABRUPT < rate / before < ABRUPT
+        if changed and step - self._declared > SELDOM:
+            self._declared = step
             self.signals.declare("lr_change", step)
         self._last[label] = rate
         if config is not None and self._counts_steps(trainer, config):
             stepped = getattr(config.scheduler, "last_epoch", None)
             if isinstance(stepped, int):
-                self.signals.record(names.COUNTER + f"schedule_steps/{label}", step, stepped, "count")
+                unseen = self._before.setdefault(label, stepped if made == 1 else 0)
+                self.signals.record(
+                    names.COUNTER + f"schedule_steps/{label}", step, stepped - unseen, "count"
+                )
 
     def _counts_steps(self, trainer: Trainer, config: Any) -> bool:
         """Whether a schedule is meant to move with every step, as far as it shows."""

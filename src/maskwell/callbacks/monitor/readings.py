@@ -13,6 +13,7 @@ from torch import Tensor
 from maskwell.health import signals as names
 from maskwell.health.roles import role_of
 from maskwell.health.signals import Role, Signals
+from maskwell.logs.rows import is_loss, kind_of
 
 LOSS_NAMES = ("train/batch_loss", "train/loss", "train_loss", "loss")
 """Where a loss is looked for among the logged metrics of a module that returns none."""
@@ -94,14 +95,21 @@ def record(signals: Signals, values: Mapping[str, float], step: int, roles: Mapp
 
 
 def record_validation(trainer: Trainer, module: LightningModule, signals: Signals, step: int) -> None:
-    """Figures of a validation; ``val/train_<name>`` are of training images, computed alike."""
+    """Figures of a validation; ``val/train_<name>`` are of training images, computed alike.
+
+    Of several loaders, the figures of the first go by their plain names. Figures may be undefined; a loss
+    that is not finite is an event.
+    """
     for name, value in trainer.callback_metrics.items():
-        if name.startswith(("val/", "val_")) and value.numel() == 1 and math.isfinite(number := float(value)):
-            plain = name[4:]
-            own = f"evaluated_train/{plain[6:]}" if plain.startswith("train_") else f"val/{plain}"
+        kind, own = kind_of(name.removesuffix("/dataloader_idx_0"))
+        if kind != "metric" or value.numel() != 1:
+            continue
+        if math.isfinite(number := float(value)):
             signals.record(names.METRIC + own, step, number, "metric")
-    for kind, share in _largest_classes(module).items():
-        signals.record(f"{names.METRIC}val/{kind}_share_largest", step, share, "metric")
+        elif is_loss(own):
+            signals.record(names.METRIC_BAD + own, step, 1.0, "event")
+    for which, share in _largest_classes(module).items():
+        signals.record(f"{names.METRIC}val/{which}_share_largest", step, share, "metric")
     before = signals.get(TRAIN_AT_EVALUATION).latest_step
     since = signals.get(names.LOSS).tail(signals.capacity, before)
     if len(since):

@@ -96,6 +96,7 @@ from maskwell.health.rules.validation import (
     FrozenValidation,
     MetricCollapse,
     NoisyValidation,
+    NonFiniteValidation,
     Overfitting,
     TooGood,
 )
@@ -154,6 +155,7 @@ __all__ = [
     "NonFiniteGradient",
     "NonFiniteInput",
     "NonFiniteState",
+    "NonFiniteValidation",
     "Normaliser",
     "NotLearning",
     "OneBatch",
@@ -259,6 +261,7 @@ GROUPS: dict[str, dict[str, type[Rule]]] = {
         "overfitting": Overfitting,
         "too_good": TooGood,
         "frozen_validation": FrozenValidation,
+        "nonfinite_validation": NonFiniteValidation,
         "metric_collapse": MetricCollapse,
         "noisy_validation": NoisyValidation,
         "train_val_gap": TrainValGap,

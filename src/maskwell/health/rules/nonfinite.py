@@ -25,7 +25,8 @@ from maskwell.health.signals import (
 class NonFinite(Rule):
     """One bad step is a warning (its update is skipped); several in a row or close together an error.
 
-    ``in_a_row`` steps with consecutive numbers, or ``in_window`` within the last ``window`` steps.
+    ``in_a_row`` steps with no finite loss between them (a log may hold every 50th), or ``in_window`` within
+    the last ``window`` steps.
     """
 
     clock: ClassVar[Clock] = "step"
@@ -60,8 +61,9 @@ class NonFinite(Rule):
         latest = recent[-1]
         names = [n for n, stream in signals.under(NONFINITE) if stream.latest_step == latest]
         inner = [n for n in names if n != LOSS]
-        tail = recent[-self.in_a_row :]
-        run = len(tail) == self.in_a_row and tail[-1] - tail[0] == self.in_a_row - 1
+        tail = steps[-self.in_a_row :]
+        finite = signals.get(LOSS).steps
+        run = len(tail) == self.in_a_row and not ((finite > tail[0]) & (finite < tail[-1])).any()
         broken = run or len(recent) >= self.in_window
         what = ", ".join(inner) if inner else "the loss"
         yield Symptom(
@@ -161,7 +163,7 @@ class WrongSign(Rule):
     peers: ClassVar[tuple[str, ...]] = ("AutoTrainer",)
     losses: tuple[str, ...] = (
         *("ce", "bce", "cls", "giou", "dice", "box", "mask", "mse", "l1"),
-        *("done", "spatial", "st", "d", "presence"),
+        *("done", "spatial", "st", "presence"),
     )
     shares: tuple[str, ...] = ("iou", "miou", "map", "f1", "accuracy", "precision", "recall", "share")
     steps: int = 4
@@ -177,7 +179,8 @@ class WrongSign(Rule):
         for name, stream in signals.under("metric/"):
             word = name.rpartition("/")[2].removeprefix("val_")
             value = stream.latest
-            if word in self.shares and value is not None and not -1.0 <= value <= 1 + 1e-6:
+            percent = 2 < float(stream.values.max(initial=0.0)) <= 100
+            if word in self.shares and value is not None and not -1.0 <= value <= 1 + 1e-6 and not percent:
                 causes = {"evaluation": 0.9}
                 text = f"{name} lies outside [0, 1]"
                 yield Symptom("error", text, {name: value}, (), name, causes)

@@ -44,6 +44,8 @@ class PseudoCount(Rule):
         started = signals.get(EVENT + "self_training").latest_step
         taken = _since_start(signals, ST_COUNT, 1024)
         offered = _since_start(signals, ST_OF, 1024)
+        if not signals.get(ST_OF).seen:  # as in the field notes' log: of as many as were ever taken
+            offered = np.full(len(taken), max(1.0, float(signals.get(ST_COUNT).values.max(initial=0.0))))
         size = min(len(taken), len(offered))
         if size < self.patience or (started < 0 and signals.step < 1000):
             return
@@ -152,13 +154,16 @@ class DiscriminatorBalance(Rule):
     chance: float = 0.01
     chance_steps: int = 500
     high: float = 1.0
+    both: float = 0.1
 
     def check(self, signals: Signals) -> Iterator[Symptom]:
         """At most one symptom."""
         stream = signals.get(PART + self.part)
         values = stream.tail(self.chance_steps)
-        if len(values) < self.steps:
+        if len(values) < self.steps or values.min() < 0:  # that of a critic is no cross-entropy
             return
+        if abs(median(stream.first) - 2 * LN2) < self.both * 2 * LN2:
+            values = values / 2  # a sum over real and predicted ones begins there, a mean at half of it
         recent = values[-self.steps :]
         middle = median(recent)
         evidence = {self.part: middle}

@@ -13,8 +13,9 @@ import numpy as np
 
 from maskwell.health import statistics
 from maskwell.health.rules.base import CHANGES, Clock, Rule, Symptom, scaled_rate
-from maskwell.health.rules.validation import HIGHER_IS_BETTER, pairs
+from maskwell.health.rules.validation import HIGHER_IS_BETTER, SCORES, pairs
 from maskwell.health.signals import EPOCH_ERROR, EPOCH_LOSS, METRIC, Signals
+from maskwell.health.statistics import Values
 
 
 @dataclass(kw_only=True)
@@ -43,7 +44,7 @@ class Rising(Rule):
         rise = last[-1] - last[0]
         noise = signals.get(EPOCH_ERROR).last(self.epochs + 1)
         known = noise and all(math.isfinite(n) for n in noise)
-        error = math.hypot(noise[0], noise[-1]) if known else 0.0
+        error = math.hypot(noise[0], noise[-1]) if known else _scatter(losses.values[: -self.epochs])
         if rise < self.share * abs(last[0]) or rise < self.errors * error:
             return
         worse_than_start = last[-1] > losses.first[0]
@@ -53,6 +54,11 @@ class Rising(Rule):
             {"before": last[0], "now": last[-1], "standard_error": error},
             (*scaled_rate(signals, 0.3), "callbacks.grad_clip.max_norm=0.1"),
         )
+
+
+def _scatter(losses: Values) -> float:
+    """How far the means of successive epochs lie apart, of which no error is known; 0 of few."""
+    return float(np.std(np.diff(losses[-25:]))) if len(losses) > 4 else 0.0
 
 
 @dataclass(kw_only=True)
@@ -172,7 +178,7 @@ class MetricFalling(Rule):
     explained_by: ClassVar[tuple[str, ...]] = CHANGES
     supports: ClassVar[dict[str, float]] = {"overfit": 0.4, "divergence": 0.4, "lr_high": 0.3}
     denies: ClassVar[dict[str, float]] = {"divergence": 0.2}
-    main: tuple[str, ...] = ("map", "miou", "f1", "accuracy", "cgf1", "f1_relative")
+    main: tuple[str, ...] = ("map", "miou", "f1", "cgf1", "f1_relative", *SCORES)
     evaluations: int = 8
     z: float = 2.58
     share: float = 0.2

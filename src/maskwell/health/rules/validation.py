@@ -11,11 +11,13 @@ import numpy as np
 
 from maskwell.health import statistics
 from maskwell.health.findings import Action
-from maskwell.health.rules.base import Clock, Rule, Symptom
-from maskwell.health.signals import METRIC, UPDATE, Signals, Steps, Values
+from maskwell.health.rules.base import Clock, Rule, Symptom, listed
+from maskwell.health.signals import METRIC, METRIC_BAD, UPDATE, Signals, Steps, Values
 from maskwell.health.statistics import median
 
-HIGHER_IS_BETTER = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1", "iou", "recall", "precision")
+SCORES = ("accuracy", "acc", "dice", "auroc")
+"""As classifiers and foreign segmenters call theirs."""
+HIGHER_IS_BETTER = ("map", "miou", "f1", "cgf1", "pmf1", "iou", "recall", "precision", *SCORES)
 """Last words of metrics that rise as a model gets better."""
 
 EVALUATED_TRAIN = "evaluated_train/"
@@ -142,6 +144,35 @@ class FrozenValidation(Rule):
 
 
 @dataclass(kw_only=True)
+class NonFiniteValidation(Rule):
+    """A loss of validation is NaN or infinite, though training may go on as if nothing were."""
+
+    clock: ClassVar[Clock] = "evaluation"
+    code: ClassVar[str] = "N09"
+    depth: ClassVar[int] = 0
+    reads: ClassVar[tuple[str, ...]] = (METRIC + "val/loss", METRIC_BAD)
+    supports: ClassVar[dict[str, float]] = {"overflow": 0.5, "bad_weights": 0.4, "evaluation": 0.4}
+    denies: ClassVar[dict[str, float]] = {"bad_weights": 0.2}
+    peers: ClassVar[tuple[str, ...]] = ("Lightning",)
+
+    def check(self, signals: Signals) -> Iterator[Symptom]:
+        """One symptom for all, of the newest evaluation; an error where it was so twice in a row."""
+        newest = max((s.latest_step for _, s in signals.under(METRIC)), default=-1)
+        bad = {name: s for name, s in signals.under(METRIC_BAD) if s.latest_step >= max(newest, 0)}
+        if bad:
+            again = any(_again(signals, name, stream.steps) for name, stream in bad.items())
+            text = f"{listed(bad)} is NaN or infinite" + (" again and again" if again else "")
+            evidence = {f"evaluations_with_bad_{name}": float(s.seen) for name, s in bad.items()}
+            yield Symptom("error" if again else "warn", text, evidence)
+
+
+def _again(signals: Signals, name: str, bad: Steps) -> bool:
+    """Whether no finite value lies between the last two that were not."""
+    finite = signals.get(METRIC + name).steps
+    return len(bad) > 1 and not ((finite > bad[-2]) & (finite < bad[-1])).any()
+
+
+@dataclass(kw_only=True)
 class MetricCollapse(Rule):
     """A metric has fallen to less than half of its best, or all predictions are of one class.
 
@@ -159,7 +190,7 @@ class MetricCollapse(Rule):
     share: float = 0.5
     evaluations: int = 2
     established: float = 0.05
-    main: tuple[str, ...] = ("map", "miou", "f1", "accuracy", "cgf1", "pmf1")
+    main: tuple[str, ...] = ("map", "miou", "f1", "cgf1", "pmf1", *SCORES)
     one_class: float = 0.99
     others_left: float = 0.1
     others_had: float = 0.5
