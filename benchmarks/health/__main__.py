@@ -14,8 +14,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,17 @@ from benchmarks import harness
 from benchmarks.health import overhead, plan, remedies
 from benchmarks.health.collect import NOTES, Finished, collect, stories
 from benchmarks.health.miniature import command
-from benchmarks.health.monitors import remedy, replayed
+from benchmarks.health.monitors import printed, remedy
 from benchmarks.health.plan import Cell, Split
 from benchmarks.health.record import Training, quiet, record
 from benchmarks.health.score import EVALUATIONS
 from benchmarks.health.tape import Tape
 from maskwell.errors import UserError
+from maskwell.health.rules import default_rules
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "health"
+RECORDING = 1
+"""To be raised where what is recorded changes: with faults, networks or what the monitor measures."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,20 @@ class Bench:
 
     def training(self, training: Training) -> dict[str, Any] | None:
         """The result of a training, recorded now if it must be; None where it is missing."""
-        key = {**training.key(), "recipe": _recipe(training)}
+        key = {**training.key(), "recipe": _recipe(training), "recording": RECORDING}
+        if training.recovers:  # it has rules
+            key["rules"] = hashlib.sha256(repr(default_rules()).encode()).hexdigest()[:12]
         if not self.works or training.ranks > harness.usable_cores():
             return self.cells.find(key)
         return self.cells.run(key, lambda: self._record(training, key))
 
     def _record(self, training: Training, key: dict[str, Any]) -> dict[str, Any]:
-        made = record(training)
+        try:
+            made = record(training)
+        except UserError as error:  # of an override that was printed and cannot be given: it mends nothing
+            return {"refused": str(error), "metrics": {}, "ended": "refused", "seconds": 0.0}
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        result = made.result()
+        result = {**made.result(), "commit": harness.commit()}
         if not training.recovers:
             made.tape.save(self.folder / "tapes" / f"{name}.npz")
             result["tape"] = f"{name}.npz"
@@ -71,22 +78,27 @@ class Bench:
                 found.append(Finished(cell, result, lambda result=result: self.tape(result)))  # type: ignore[misc]
         return found
 
-    def mend(self, split: Split) -> None:
-        """Train the runs that a printed override may have mended, and those that recover."""
-        for cell in [*plan.references(split), *(c for c in plan.cells(split) if c.undo)]:
-            result = self.training(cell.training)
-            override = printed(self, cell, result)
-            if override is not None:
-                with suppress(UserError):  # an override that cannot be given mends nothing
-                    self.training(remedies.mended(cell, override))
-        for training in remedies.derailed(split):
+    def mend(self, split: Split, part: tuple[int, int]) -> None:
+        """Train what runs are compared with, those that recover, and those that an override may mend."""
+        first, of = part
+        for training in [*plan.references(split), *remedies.derailed(split)][first::of]:
             self.training(training)
+        for cell in [c for c in plan.cells(split) if c.undo][first::of]:
+            override = self.advice(cell, self.training(cell.training))
+            if override is not None:
+                self.training(remedies.mended(cell, override))
+
+    def advice(self, cell: Cell, result: dict[str, Any] | None) -> str | None:
+        """The override that the monitor prints for a recorded cell whose fault an override can undo."""
+        if result is None or not cell.undo:
+            return None
+        return remedy(printed(self.tape(result), cell.training.family))
 
     def overhead(self, turns: int) -> dict[str, float]:
         """Of a slow and of a fast network."""
         figures: dict[str, float] = {}
         for milliseconds in overhead.MILLISECONDS:
-            key = {"overhead": milliseconds, "turns": turns, "commit": harness.commit()}
+            key = {"overhead": milliseconds, "turns": turns, "recording": RECORDING}
 
             def work(milliseconds: int = milliseconds) -> dict[str, float]:
                 quiet()
@@ -96,13 +108,6 @@ class Bench:
             found = self.cells.run(key, work) if self.works else self.cells.find(key)
             figures |= {f"overhead.{milliseconds}_ms.{name}": value for name, value in (found or {}).items()}
         return figures
-
-
-def printed(bench: Bench, cell: Cell, result: dict[str, Any] | None) -> str | None:
-    """The override that the monitor prints for a recorded cell whose fault an override can undo."""
-    if result is None or not cell.undo:
-        return None
-    return remedy(replayed(bench.tape(result), cell.training.family), 0)
 
 
 def _recipe(training: Training) -> str:
@@ -139,10 +144,11 @@ def main() -> None:
         return
     if args.only or args.families or args.part != (0, 1):
         return
+    references = by_training(idle, plan.references(args.split))
     planned = list(plan.cells(args.split))
     recorded = idle.finished(planned)
-    figures = collect(recorded)
-    figures |= mending(idle, args.split) | idle.overhead(args.turns)
+    figures = collect(recorded, references)
+    figures |= mending(idle, args.split, references) | idle.overhead(args.turns)
     if args.split == "dev":
         harness.print_table("health, development", ["figure", "value"], list(figures.items()))
         return
@@ -195,36 +201,37 @@ def _work(bench: Bench, wanted: Sequence[Cell], args: argparse.Namespace) -> Non
             label = f"{cell.training.family} {cell.name}{severity}, seed {cell.training.seed}"
             ended = f", ended by {result['ended'].split(':')[0]}" if result["ended"] else ""
             print(f"[{number}/{len(wanted)}] {label}: {result['seconds']:.0f} s{ended}", flush=True)
-    if args.split == "test" and not (args.only or args.families or args.part != (0, 1)):
-        bench.mend(args.split)
-        bench.overhead(args.turns)
+    if args.split == "test" and not (args.only or args.families):
+        bench.mend(args.split, args.part)
+        if args.part[0] == 0:
+            bench.overhead(args.turns)
 
 
-def mending(bench: Bench, split: Split) -> dict[str, Any]:
-    """Shares of the runs that the printed override mended, and that recovered."""
-    references = _by_run(bench, plan.references(split))
+def mending(bench: Bench, split: Split, references: Mapping[Training, Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares of the runs that the printed override mended, and that recovered, of those that are recorded."""
     tries: dict[str, list[bool]] = {}
     for cell in plan.cells(split):
         result = bench.training(cell.training) if cell.undo else None
-        reference = references.get((cell.training.family, cell.training.seed))
-        if result is None or reference is None:
+        healthy = references.get(plan.reference(cell.training))
+        if result is None or healthy is None:
             continue
-        override = printed(bench, cell, result)
+        override = bench.advice(cell, result)
         again = bench.training(remedies.mended(cell, override)) if override else None
-        tries.setdefault(cell.name, []).append(again is not None and remedies.as_good(again, reference))
-    as_long = _by_run(bench, (cell for cell in plan.cells(split) if cell.name == plan.SMALL))
-    recovered = [
-        remedies.as_good(result, as_long[training.family, training.seed])
+        if override is None or again is not None:
+            mended = again is not None and remedies.as_good(again, healthy)
+            tries.setdefault(cell.name, []).append(mended)
+    recoveries = [
+        remedies.recovered(result, references[plan.reference(training)])
         for training in remedies.derailed(split)
-        if (result := bench.training(training)) is not None and (training.family, training.seed) in as_long
+        if (result := bench.training(training)) is not None and plan.reference(training) in references
     ]
-    return remedies.figures(tries, recovered)
+    return remedies.figures(tries, recoveries)
 
 
-def _by_run(bench: Bench, cells: Iterable[Cell]) -> dict[tuple[str, int], dict[str, Any]]:
-    """(family, seed) -> result of the cells that are recorded."""
-    found = ((cell.training, bench.training(cell.training)) for cell in cells)
-    return {(training.family, training.seed): result for training, result in found if result is not None}
+def by_training(bench: Bench, wanted: Iterable[Training]) -> dict[Training, dict[str, Any]]:
+    """What those gave that are recorded."""
+    found = {training: bench.training(training) for training in wanted}
+    return {training: result for training, result in found.items() if result is not None}
 
 
 def _publish(args: argparse.Namespace, figures: dict[str, Any], started: float, missing: str = "") -> None:

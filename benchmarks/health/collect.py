@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from benchmarks.health.monitors import OURS, all_alarms, case, ours, replayed
+from benchmarks.health.monitors import OURS, all_alarms, case, ours, printed, replayed
 from benchmarks.health.peers import PEERS
-from benchmarks.health.plan import SMALL, Cell
+from benchmarks.health.plan import Cell, reference
+from benchmarks.health.record import Training
 from benchmarks.health.remedies import as_good
-from benchmarks.health.score import Outcome, figures, judge, parted
+from benchmarks.health.score import Outcome, figures, judge, parted, spread
 from benchmarks.health.tape import Tape
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -26,15 +25,18 @@ SHOWN = ("detection", "top1", "precision", "healthy_flagged", "false_per_1000", 
 """Figures by which monitors are compared."""
 NOTES = (
     "Miniature trainings of the four families on generated cells, one thread. detection: found within "
-    "500 steps or {evaluations} evaluations of the fault's first step. top1, top3: the right cause, or one "
+    "500 steps or {evaluations} evaluations of the fault's first step. An alarm of ours is a line as it was "
+    "printed, with the causes as they were ranked then. top1, top3: the right cause, or one "
     "that says the same, was named first, or among three, of all faulty runs. precision: of all alarms that "
-    "named a cause, in healthy runs too. healthy_flagged: healthy runs with any warning. false_per_1000: "
-    "episodes (alarms more than 50 steps apart) in steps where nothing is wrong, with bootstrap intervals "
-    "over runs; other intervals are Wilson's. held_out: faults chosen by a hash of their name before any "
-    "rule was written. harmful: faults that cost 5 % of what a healthy run of that size reaches. "
+    "named a cause (the same one again within 50 steps counts once), in healthy runs too. healthy_flagged: "
+    "healthy runs with any warning. false_per_1000: episodes (alarms more than 50 steps apart) in steps "
+    "where nothing is wrong, with bootstrap intervals over runs, or the exact one of rare events where it is "
+    "wider; intervals of shares are Wilson's. held_out: faults chosen by a hash of their name before any "
+    "rule was written. harmful: faults that cost 5 % of what a healthy run of that length reaches. "
     "latency.<class>: steps. monitors: others' rules, from their documented thresholds, on "
     "the same recordings. remedy: the first override printed, applied to the faulty run, brings 95 % of the "
-    "healthy figure; recovery: the same of runs whose weights were displaced once, going back by themselves. "
+    "healthy figure; recovery: the same of runs whose weights were displaced once and that went back to a "
+    "healthy checkpoint by themselves. "
     "overhead: share of a step of that many milliseconds, processor time, of two runs that take turns every "
     "few steps."
 )
@@ -48,6 +50,11 @@ class Finished:
     result: dict[str, Any]
     tape: Callable[[], Tape]
 
+    @property
+    def judged(self) -> bool:
+        """Whether it came to its end, or to a fault that ended it."""
+        return not self.result["ended"] or (bool(self.cell.right) and self.result["onset"] is not None)
+
 
 def outcomes(finished: Sequence[Finished]) -> dict[str, list[Outcome]]:
     """Monitor -> what it made of every run."""
@@ -60,19 +67,27 @@ def outcomes(finished: Sequence[Finished]) -> dict[str, list[Outcome]]:
     return judged
 
 
-def collect(finished: Sequence[Finished]) -> dict[str, Any]:
-    """All figures that rest on recordings."""
+def collect(
+    recorded: Sequence[Finished], references: Mapping[Training, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """All figures that rest on recordings; ``references``: what healthy trainings of all lengths gave.
+
+    A healthy run that came to no end, and one whose fault could not be put in, show nothing of a monitor.
+    """
+    finished = [f for f in recorded if f.judged]
     if not finished:
         return {}
     judged = outcomes(finished)
     own = judged[OURS]
     hidden = {id(f.result) for f in finished if f.cell.held_out}
     pairs = list(zip(finished, own, strict=True))
-    harmful = [o for f, o in pairs if o.case.faulty and hurt(f, finished)]
+    harmful = [o for f, o in pairs if o.case.faulty and hurt(f, references or {})]
     result: dict[str, Any] = {
         "runs.faulty": sum(o.case.faulty for o in own),
-        "runs.healthy": sum(not o.case.faulty for o in own),
+        "runs.healthy": sum(not o.case.right for o in own),
         "runs.without_effect": sum(bool(o.case.right) and not o.case.faulty for o in own),
+        "runs.not_judged": len(recorded) - len(finished),
+        "runs.commits": len({f.result.get("commit") for f in finished}),
         "minutes": sum(f.result["seconds"] for f in finished) / 60,
         **figures(own),
         "harmful": {k: v for k, v in figures(harmful).items() if k.startswith(("detection", "top1"))},
@@ -93,9 +108,10 @@ def collect(finished: Sequence[Finished]) -> dict[str, Any]:
 def stories(finished: Sequence[Finished]) -> Iterator[str]:
     """A line for every run of which the monitor missed something or said something wrong."""
     for entry in finished:
-        engine = replayed(entry.tape(), entry.cell.training.family)
+        tape, family = entry.tape(), entry.cell.training.family
+        engine = replayed(tape, family)
         known = case(entry.cell, entry.result)
-        made = judge(known, ours(engine))
+        made = judge(known, ours(printed(tape, family)))
         wrong = []
         if known.faulty and not made.found:
             wrong.append("not found")
@@ -114,23 +130,19 @@ def stories(finished: Sequence[Finished]) -> Iterator[str]:
         yield f"{label}: {', '.join(wrong)}; told {' | '.join(told) or 'nothing'}"
 
 
-def hurt(entry: Finished, finished: Sequence[Finished]) -> bool:
-    """Whether a run ended below 95 % of a healthy one on as few images, of its family and seed."""
-    training = entry.cell.training
-    for other in finished:
-        like = other.cell.training
-        if other.cell.name == SMALL and (like.family, like.seed) == (training.family, training.seed):
-            return bool(entry.result["ended"]) or not as_good(entry.result, other.result)
-    return True
+def hurt(entry: Finished, references: Mapping[Training, Mapping[str, Any]]) -> bool:
+    """Whether a run ended below 95 % of the healthy one of its length, family and seed."""
+    healthy = references.get(reference(entry.cell.training))
+    return healthy is None or bool(entry.result["ended"]) or not as_good(entry.result, healthy)
 
 
 def latencies(own: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """Class -> median and 90th percentile of the steps until its faults were found."""
+    """Class -> median and 90th percentile of the steps until its faults were found, with intervals."""
     result = {}
     for name, kinds in CLASSES.items():
         found = [o.latency for o in own if o.case.name in kinds and o.latency is not None]
         if found:
-            result[name] = {"median": float(np.median(found)), "p90": float(np.percentile(found, 90))}
+            result[name] = spread(found)
     return result
 
 

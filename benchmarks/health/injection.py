@@ -100,7 +100,7 @@ def _few_images(family: Family, count: float) -> Injection:
 
 
 def _discriminator_rate(_: Family, factor: float) -> Injection:
-    return Injection((f"model.rates.lr_discriminator={max(1e-4 * factor, NOTHING):g}",))
+    return Injection((f"model.rates.lr_discriminator={max(1e-4 * factor, NOTHING):g}",), steps=SLOW_STATIC)
 
 
 def _static(kind: str, **given: Any) -> Injection:
@@ -150,7 +150,7 @@ _BY_NAME: dict[str, Injection | Callable[[Family, float], Injection]] = {
     "overfit": _few_images,
     "plateau": _moving("Slowed", SLOW_MOVING),
     "threshold_0999": lambda _, threshold: Injection(
-        (f"model.recipe.pixel_threshold={threshold:g}", "model.recipe.class_wise=false")
+        (f"model.recipe.pixel_threshold={threshold:g}", "model.recipe.class_wise=false"), steps=SLOW_STATIC
     ),
     "pseudo_collapse": _static("CollapsedPseudoLabels"),
     "strong_discriminator": _discriminator_rate,
@@ -159,8 +159,7 @@ _BY_NAME: dict[str, Injection | Callable[[Family, float], Injection]] = {
     "done_all_zero": _static("DoneNever"),
     "done_all_one": _static("DoneAlways"),
     "out_of_memory": _moving("OutOfMemory"),
-    # 10 MiB a step would be 4 GB by the end of a longer run
-    "memory_leak": Injection(put=(Put("MemoryLeak"),), steps=160),
+    "memory_leak": Injection(put=(Put("MemoryLeak"),), steps=SLOW_STATIC),
     "stall": _moving("Stall"),
     "rank_desync": Injection(put=(Put("Desync"),), moving=True, ranks=2),
 }

@@ -50,9 +50,9 @@ class Log:
         """What is on a tape; ``monitor`` names the metric."""
         steps, losses = _with_gaps(tape, names.LOSS, names.NONFINITE + names.LOSS)
         grads = tape.under(names.GRAD)
-        norm_steps, norms = _with_gaps(tape, grads[0], names.NONFINITE + "gradient") if grads else _nothing()
-        val_steps, val_loss = tape.series(names.METRIC + "val/loss")
-        metric = tape.series(names.METRIC + monitor)[1]
+        norm_steps, norms = _with_gaps(tape, grads[0], names.BAD_GRADIENT) if grads else _nothing()
+        val_steps, val_loss = _with_gaps(tape, names.METRIC + "val/loss", names.METRIC_BAD + "val/loss")
+        metric = dict(_pairs(tape, names.METRIC + monitor))
         edges = np.searchsorted(steps, np.concatenate([[0], val_steps]), side="right")
         train = [
             float(np.nanmean(losses[a:b])) if b > a and np.isfinite(losses[a:b]).any() else math.nan
@@ -66,7 +66,7 @@ class Log:
             val_steps,
             val_loss,
             np.asarray(train),
-            metric if len(metric) == len(val_steps) else np.full(len(val_steps), math.nan),
+            np.array([metric.get(step, math.nan) for step in val_steps.tolist()], float),
             _first(tape, names.RATE),
             _first(tape, names.PREFLIGHT + "input_largest"),
             [pair for name in tape.under(names.UPDATE) for pair in _pairs(tape, name)],
@@ -105,7 +105,7 @@ def lightning_spike(log: Log) -> Iterator[Alarm]:
         if not math.isfinite(loss):
             yield Alarm(step, ("overflow",))
             continue
-        if len(window) > 1:
+        if len(window) > 1 and loss > window[-1]:  # one that is better than the last is no spike
             mean = sum(window) / len(window)
             if abs(loss - mean) >= abs(2.0 * mean):
                 yield Alarm(step, ("bad_batch",))
@@ -126,27 +126,29 @@ def lightning_early_stopping(log: Log) -> Iterator[Alarm]:
 
 
 def kill_loss_spike(log: Log) -> Iterator[Alarm]:
-    """llm-foundry ``KillLossSpike``: 2 times the mean of the last 100 for 5 steps, or half above 10."""
+    """llm-foundry ``KillLossSpike``, its window of 100 and cap of 10 set by hand: 2 times the window's mean
+    for 5 steps; or, behind the first 200, half of it above the cap.
+    """
     window: deque[float] = deque(maxlen=100)
     high = 0
     for count, (step, loss) in enumerate(zip(log.steps.tolist(), log.losses.tolist(), strict=True)):
-        if len(window) == 100 and count >= 200:
+        if len(window) == 100:
             mean = sum(window) / 100
             high = high + 1 if loss >= 2 * mean else 0
-            if high >= 5 or sum(value > 10 for value in window) >= 50:
+            if high >= 5 or (count >= 200 and sum(value > 10 for value in window) >= 50):
                 yield Alarm(step, ("lr_high",))
         if math.isfinite(loss):
             window.append(loss)
 
 
 def olmo(log: Log) -> Iterator[Alarm]:
-    """OLMo-core ``SkipStepOptimizer``: loss or gradient norm 6 deviations from the mean of the last 128."""
+    """OLMo-core ``SkipStepOptimizer``: loss or gradient norm 6 deviations above the mean of the last 128."""
     for steps, values in ((log.steps, log.losses), (log.norm_steps, log.norms)):
         window: deque[float] = deque(maxlen=128)
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
             if len(window) >= 64:
                 deviation = float(np.std(window, ddof=1))
-                if not abs(value - float(np.mean(window))) <= 6 * deviation:
+                if not value - float(np.mean(window)) <= 6 * deviation:
                     yield Alarm(step, ("bad_batch",))
             if math.isfinite(value):
                 window.append(value)
@@ -185,8 +187,8 @@ def sagemaker(log: Log) -> Iterator[Alarm]:
     """SageMaker Debugger: ExplodingTensor, LossNotDecreasing, Overfit, Overtraining, UnchangedTensor and
     WeightUpdateRatio. Left out: rules about activations, trees and confusion matrices.
     """
-    for step, loss in zip(log.steps.tolist(), log.losses.tolist(), strict=True):
-        if not math.isfinite(loss):
+    for steps, values in ((log.steps, log.losses), (log.norm_steps, log.norms)):
+        for step in steps[~np.isfinite(values)].tolist():
             yield Alarm(step, ("overflow",))
     for i in range(10, len(log.losses), 10):
         if not log.losses[i] < log.losses[i - 10]:

@@ -103,12 +103,14 @@ def faults(wanted: Sequence[Fault], seed: int, *, test: bool) -> Iterator[Cell]:
                 yield faulty(fault, family, severity, seed)
 
 
-def references(split: Split) -> Iterator[Cell]:
-    """Healthy trainings as long as those with static faults, which a remedied one is compared with."""
-    for seed in SEEDS[split]:
-        for family, small in MINIATURES.items():
-            training = Training(family, seed, small.static_steps, FAULTY_IMAGES, FAULTY_EVALUATIONS)
-            yield Cell(training, "reference", HEALTHY, 0.0)
+def reference(training: Training) -> Training:
+    """The healthy training as long as this one, and on as few images, which it is compared with."""
+    return Training(training.family, training.seed, training.steps, FAULTY_IMAGES, FAULTY_EVALUATIONS)
+
+
+def references(split: Split) -> Iterator[Training]:
+    """Those of all trainings with a fault, each once."""
+    yield from dict.fromkeys(reference(cell.training) for cell in cells(split) if cell.right)
 
 
 QUICK_FAULTS = ("raw_bytes", "nan_step")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.health.injection import Put, start_of
+from benchmarks.health.injection import SLOW_MOVING, Put, start_of
 from benchmarks.health.miniature import FAULTY_EVALUATIONS, FAULTY_IMAGES, MINIATURES
 from benchmarks.health.plan import SEEDS, Cell, Split
 from benchmarks.health.record import Training
@@ -40,14 +40,14 @@ def derailed(split: Split) -> list[Training]:
     """Runs whose weights are displaced once, with recovery; each family, each seed."""
     runs = []
     for seed in SEEDS[split]:
-        for family, small in MINIATURES.items():
+        for family in MINIATURES:
             start = start_of("derailed", family, DERAILED, seed)
             put = ((Put("Derailed"), DERAILED, start),)
             runs.append(
                 Training(
                     family,
                     seed,
-                    small.moving_steps,
+                    SLOW_MOVING,
                     FAULTY_IMAGES,
                     FAULTY_EVALUATIONS,
                     put=put,
@@ -57,7 +57,12 @@ def derailed(split: Split) -> list[Training]:
     return runs
 
 
-def figures(tries: Mapping[str, list[bool]], recovered: list[bool]) -> dict[str, float]:
+def recovered(result: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    """Whether a run went back, and was as good as a healthy one in the end."""
+    return bool(result["returns"]) and as_good(result, reference)
+
+
+def figures(tries: Mapping[str, list[bool]], recoveries: list[bool]) -> dict[str, float]:
     """Success of the printed overrides, over all and by fault, and of recovery, with intervals."""
     result: dict[str, float] = {}
     every = [success for found in tries.values() for success in found]
@@ -66,6 +71,6 @@ def figures(tries: Mapping[str, list[bool]], recovered: list[bool]) -> dict[str,
         result |= {
             f"remedy.by_fault.{name}": sum(found) / len(found) for name, found in sorted(tries.items())
         }
-    if recovered:
-        result |= named("recovery", share(sum(recovered), len(recovered)))
+    if recoveries:
+        result |= named("recovery", share(sum(recoveries), len(recoveries)))
     return result

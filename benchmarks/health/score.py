@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import chi2
 
 BUDGET = 500
 """Steps behind a fault's onset within which it has to be found."""
@@ -91,18 +92,19 @@ class Outcome:
 def judge(case: Case, alarms: Sequence[Alarm]) -> Outcome:
     """Count what is true and what is false in the alarms of one run.
 
-    Alarms before the onset are false. Of what comes behind the limit only the causes count.
+    Alarms before the onset are false. Of what comes behind the limit only the causes count. Alarms that name
+    the same cause first and lie at most :data:`APART` steps apart name it once.
     """
     ordered = sorted(alarms, key=lambda alarm: alarm.step)
     if not case.faulty:
-        named = sum(bool(alarm.causes) for alarm in ordered)
+        named = len(_named(ordered))
         return Outcome(case, named=named, false_episodes=episodes([a.step for a in ordered]))
     assert case.onset is not None
     # a step that fails is known by the last one that was finished
     begin = 0 if case.static else case.onset - 1
     early = [alarm.step for alarm in ordered if alarm.step < begin]
     true = [alarm for alarm in ordered if begin <= alarm.step <= case.limit]
-    spoken = [alarm for alarm in ordered if alarm.causes]
+    spoken = _named(ordered)
     right = set(case.right)
     outcome = Outcome(
         case,
@@ -122,6 +124,18 @@ def judge(case: Case, alarms: Sequence[Alarm]) -> Outcome:
         named_right=outcome.named_right,
         false_episodes=outcome.false_episodes,
     )
+
+
+def _named(ordered: Sequence[Alarm]) -> list[Alarm]:
+    """The alarms that name a cause, of those that go on naming the same one the first alone."""
+    found, last = [], dict[str, int]()
+    for alarm in ordered:
+        if alarm.causes:
+            first = alarm.causes[0]
+            if first not in last or alarm.step - last[first] > APART:
+                found.append(alarm)
+            last[first] = alarm.step
+    return found
 
 
 def episodes(steps: Sequence[int]) -> int:
@@ -169,7 +183,7 @@ def named(prefix: str, entry: Mapping[str, float]) -> dict[str, float]:
 def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """All figures of a monitor over a set of runs; those of which there are no runs are left out."""
     faulty = [o for o in outcomes if o.case.faulty]
-    healthy = [o for o in outcomes if not o.case.faulty]
+    healthy = [o for o in outcomes if not o.case.right]
     result: dict[str, float] = {}
     if faulty:
         found = [o for o in faulty if o.found]
@@ -178,10 +192,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
         result |= named("top3", share(sum(bool(o.top3) for o in faulty), len(faulty)))
         latencies = sorted(o.latency for o in found if o.latency is not None)
         if latencies:
-            result |= {
-                "latency.median": float(np.median(latencies)),
-                "latency.p90": float(np.percentile(latencies, 90)),
-            }
+            result |= named("latency", spread(latencies))
     spoken = sum(o.named for o in outcomes)
     if spoken:
         result |= named("precision", share(sum(o.named_right for o in outcomes), spoken))
@@ -191,6 +202,9 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     steps = sum(o.case.healthy_steps for o in outcomes)
     if steps:
         low, high = bootstrap(outcomes, false_rate)
+        count = sum(o.false_episodes for o in outcomes)
+        # of none, runs drawn again have none: at least the exact bound of rare events (Garwood, 1936)
+        high = max(high, 1000 * float(chi2.ppf(0.975, 2 * (count + 1))) / 2 / steps)
         result |= {
             "false_per_1000": false_rate(outcomes),
             "false_per_1000.low": low,
@@ -198,6 +212,15 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
             "healthy_steps": float(steps),
         }
     return result
+
+
+def spread(latencies: Sequence[int]) -> dict[str, float]:
+    """Median and 90th percentile, with intervals over runs drawn again."""
+    found: dict[str, float] = {}
+    for name, rank in (("median", 50), ("p90", 90)):
+        low, high = bootstrap(latencies, lambda drawn, rank=rank: float(np.percentile(drawn, rank)))  # type: ignore[misc]
+        found |= named(name, {"": float(np.percentile(latencies, rank)), "low": low, "high": high})
+    return found
 
 
 def false_rate(outcomes: Sequence[Outcome]) -> float:

@@ -74,6 +74,30 @@ def test_nan_is_seen(peer: str) -> None:
     assert 140 in steps(peer, log(losses))
 
 
+def test_lightning_takes_no_loss_that_is_better_for_a_spike() -> None:
+    falls = np.array([*np.linspace(0.2, 0.1, 50), -0.5, -0.6, -0.7])
+    assert steps("lightning_spike", log(falls)) == []
+
+
+def test_olmo_looks_upwards_alone() -> None:
+    fall = FLAT.copy()
+    fall[300:] -= 0.5
+    assert 301 not in steps("olmo", log(fall))
+
+
+def test_kill_loss_spike_begins_with_its_first_full_window() -> None:
+    high = FLAT.copy()
+    high[120:125] = 3
+    assert steps("kill_loss_spike", log(high)) == [125]
+
+
+@pytest.mark.parametrize("peer", ["megatron", "olmo", "sagemaker"])
+def test_a_gradient_that_is_not_finite_is_seen(peer: str) -> None:
+    norms = np.ones(400)
+    norms[200] = math.nan
+    assert 201 in steps(peer, log(FALLING, norms.tolist()))
+
+
 def test_early_stopping_waits_for_three_evaluations() -> None:
     val = np.array([2.0, 1.0, 1.1, 1.2, 1.3] + [0.5] * 15)
     assert steps("lightning_early_stopping", log(FALLING, val_loss=val)) == [100]
@@ -114,9 +138,15 @@ def test_a_log_of_a_tape() -> None:
     tape.add("metric/val/loss", 4, 4.0, "metric")
     tape.add("metric/val/map", 2, 0.1, "metric")
     tape.add("metric/val/map", 4, 0.2, "metric")
+    tape.add("bad_gradient", 5, 1.0, "event")
+    tape.add("bad_metric/val/loss", 6, 1.0, "event")
     made = Log.of(tape, "val/map")
     assert made.steps.tolist() == [1, 2, 3, 4] and math.isnan(made.losses[2])
-    assert made.train_loss.tolist() == [1.5, 4.0] and made.metric.tolist() == [0.1, 0.2]
+    assert made.train_loss.tolist()[:2] == [1.5, 4.0] and made.metric.tolist()[:2] == [0.1, 0.2]
+    assert made.norm_steps.tolist() == [1, 2, 4, 5] and math.isnan(made.norms[3])
+    assert (
+        made.val_steps.tolist() == [2, 4, 6] and math.isnan(made.val_loss[2]) and math.isnan(made.metric[2])
+    )
 
 
 def test_the_controls_say_nothing_or_always_something() -> None:

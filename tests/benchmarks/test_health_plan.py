@@ -10,7 +10,8 @@ import pytest
 from benchmarks.health import miniature, plan
 from benchmarks.health.catalogue import ALL, FAULTS, held_out
 from benchmarks.health.injection import injection
-from benchmarks.health.remedies import as_good, derailed, figures, mended
+from benchmarks.health.remedies import as_good, derailed, figures, mended, recovered
+from benchmarks.health.score import BUDGET
 from maskwell import compose
 from maskwell.callbacks import faults
 
@@ -75,6 +76,24 @@ def test_a_run_is_as_good_by_its_metric_or_by_its_loss() -> None:
     weak = {**reference, "metrics": {"val/map": 0.01, "val/loss": 2.0}}
     assert as_good({"metrics": {"val/map": 0.0, "val/loss": 2.05}}, weak)
     assert not as_good({"metrics": {"val/loss": float("nan")}}, weak) and not as_good({"metrics": {}}, weak)
+
+
+def test_every_run_has_a_healthy_one_of_its_length_to_be_compared_with() -> None:
+    known = set(plan.references("test"))
+    assert all(plan.reference(c.training) in known for c in TEST if c.right)
+    assert all(plan.reference(t) in known for t in derailed("test"))
+    assert not any(t.overrides or t.put for t in known)
+
+
+def test_who_did_not_go_back_did_not_recover() -> None:
+    reference = {"monitor": "val/map", "mode": "max", "metrics": {"val/map": 0.5}}
+    assert recovered({"returns": 1, "metrics": {"val/map": 0.5}}, reference)
+    assert not recovered({"returns": 0, "metrics": {"val/map": 0.5}}, reference)
+
+
+def test_slow_faults_have_the_time_that_is_promised() -> None:
+    slow = ("memory_leak", "threshold_0999", "strong_discriminator", "weak_discriminator", "overfit")
+    assert all(c.training.steps >= BUDGET for c in TEST if c.name in slow)
 
 
 def test_figures_of_remedies() -> None:

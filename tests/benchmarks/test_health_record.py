@@ -9,6 +9,7 @@ import pytest
 from benchmarks.health import miniature
 from benchmarks.health.collect import Finished, collect, stories
 from benchmarks.health.injection import Put
+from benchmarks.health.monitors import printed, remedy
 from benchmarks.health.plan import Cell
 from benchmarks.health.record import Training, record
 from benchmarks.health.tape import Tape
@@ -36,6 +37,11 @@ def test_what_the_monitor_heard_is_on_the_tape(tmp_path: Path) -> None:
     assert figures["detection"] == 1 and figures["latency"]["nonfinite"]["median"] == 0
     assert figures["monitors"]["megatron"]["detection"] == 1
     assert figures["monitors"]["null"]["detection"] == 0
+    lines = printed(made.tape, "points")
+    assert [line.step for line in lines][:1] == [9] and lines[0].causes and remedy(lines)
+    dead = {**result, "ended": "ValueError: no", "onset": None}
+    failed = collect([Finished(c, dead, lambda: made.tape) for c in (cell, Cell(nan(8), "x", "healthy", 0))])
+    assert failed == {}
     wrong = Cell(nan(8), "nan_step", "numerics", 2, ("leak",))
     finished = [Finished(c, result, lambda: made.tape) for c in (cell, wrong)]
     assert [line.split(":")[1].split(";")[0] for line in stories(finished)] == [" wants leak"]

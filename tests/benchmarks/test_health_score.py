@@ -29,6 +29,20 @@ def test_an_alarm_behind_the_onset_finds_the_fault() -> None:
     assert (outcome.named, outcome.named_right, outcome.false_episodes) == (2, 1, 0)
 
 
+def test_a_monitor_that_repeats_a_cause_names_it_once() -> None:
+    outcome = judge(made(), [Alarm(310 + step, ("lr_high",)) for step in range(0, 200, 10)])
+    assert (outcome.named, outcome.named_right) == (1, 1)
+    again = judge(made(), [Alarm(310, ("lr_high",)), Alarm(330, ("overfit",)), Alarm(420, ("lr_high",))])
+    assert (again.named, again.named_right) == (3, 2)
+
+
+def test_without_a_false_episode_the_rate_is_bound_by_the_steps_that_were_seen() -> None:
+    quiet = [judge(made(right=(), onset=None, steps=1000), []) for _ in range(10)]
+    found = figures(quiet)
+    assert found["false_per_1000"] == found["false_per_1000.low"] == 0
+    assert found["false_per_1000.high"] == pytest.approx(3.689 / 10, abs=1e-3)  # exact bound of no event
+
+
 def test_alarms_before_the_onset_are_false_unless_the_fault_was_always_there() -> None:
     early = [Alarm(100, ("lr_high",)), Alarm(140), Alarm(250)]
     moving, static = judge(made(), early), judge(made(static=True), early)
@@ -49,9 +63,11 @@ def test_the_budget_ends_after_500_steps_or_three_evaluations() -> None:
     assert judge(made(evaluations=(250, 500, 750, 1000)), late).found
 
 
-def test_a_fault_that_never_acted_is_a_healthy_run() -> None:
+def test_steps_of_a_fault_that_never_acted_are_healthy_but_the_run_is_no_control() -> None:
     outcome = judge(made(onset=None), [Alarm(5)])
     assert not outcome.case.faulty and outcome.false_episodes == 1 and outcome.case.healthy_steps == 640
+    found = figures([outcome])
+    assert "healthy_flagged" not in found and found["false_per_1000"] == pytest.approx(1 / 0.64)
 
 
 @pytest.mark.parametrize(
