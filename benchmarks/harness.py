@@ -266,9 +266,19 @@ def blood_cells(target: Path = ROOT / "runs" / "data" / "bccd") -> Path:
     source = real_data("bccd")
     if source is None:
         raise SystemExit("Set MASKWELL_DATA to the folder that holds bccd/.")
-    if not target.exists():
-        convert("voc", source, target, link=True)
+    with alone(target.parent):
+        if not target.exists():
+            convert("voc", source, target, link=True)
     return target
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of benchmarks that are started at once one writes the data in ``folder``, and the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # closing frees it
+        yield
 
 
 def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,6 @@ resumes. Two processes share the work where each names its part:
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import statistics
@@ -27,7 +26,6 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.figures import Result, best_rate, named, paired_difference
 from benchmarks.programs import NotFinished, best_val, cell, recipe_of, relative, training
-from maskwell.data.convert import convert
 
 RUNS = harness.ROOT / "runs" / "benchmarks" / "points"
 DATA = harness.ROOT / "runs" / "data"
@@ -239,13 +237,10 @@ def prepare() -> None:
     nuclei, blood = harness.real_data("dsb2018"), harness.real_data("bccd")
     if nuclei is None or blood is None:
         raise SystemExit("Set MASKWELL_DATA to the folder that holds dsb2018/ and bccd/.")
-    DATA.mkdir(parents=True, exist_ok=True)
-    with (DATA / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes that start at once; closing frees it
+    with harness.alone(DATA):
         if not (DATA / "dsb2018_256" / "test.json").is_file():
             square_images(nuclei, DATA / "dsb2018_256")
-        if not (DATA / "bccd").is_dir():
-            convert("voc", blood, DATA / "bccd", link=True)
+    harness.blood_cells(DATA / "bccd")
 
 
 def square_images(source: Path, target: Path, side: int = 256, fewest: int = 5, most: int = 50) -> None:

@@ -157,7 +157,9 @@ def test_data_are_prepared_once_however_many_start_at_once(
     monkeypatch.setattr(points, "DATA", tmp_path / "data")
     monkeypatch.setattr(harness, "real_data", lambda name: tmp_path / name)
     monkeypatch.setattr(points, "square_images", lambda _, target: make("nuclei", target))
-    monkeypatch.setattr(points, "convert", lambda _kind, _source, target, link: make("blood", target))
+    monkeypatch.setattr(
+        "maskwell.data.convert.convert", lambda _kind, _source, target, link: make("blood", target)
+    )
     with ThreadPoolExecutor(3) as threads:
         for started in [threads.submit(points.prepare) for _ in range(3)]:
             started.result()

@@ -32,7 +32,7 @@ from maskwell.models.points.net import STRIDE, EncoderSpec, Grid, Head, PointNet
 from maskwell.models.points.objective import Look, Objective
 from maskwell.models.points.rollout import Rollout
 from maskwell.models.points.scoring import Scoring, examples, prediction
-from maskwell.models.points.states import ROW_HEIGHT, MarkNoise, Order, OwnMarks, Policy, State
+from maskwell.models.points.states import REFERENCE, ROW_HEIGHT, MarkNoise, Order, OwnMarks, Policy, State
 from maskwell.models.teacher import Teacher, with_teacher
 from maskwell.ops.points import Mode, Sampling
 
@@ -47,7 +47,7 @@ EXTRA = 3
 JITTER = 2.0
 """Of true marks in training, px of the network input, unless another is given."""
 REACH = 14.0
-"""Px of the network input around an object, at least, in which a mark of the model's own is about it."""
+"""Px of an input of 384 px around an object, at least, in which a mark of the model's own is about it."""
 
 
 @dataclass
@@ -128,11 +128,13 @@ class Points(BaseTask):
         self.head, self.max_points, self.min_distance = head, max_points, min_distance
         self.given_stop, self.stop = stop, DEFAULT_STOP if stop is None else stop
         self.image_size, self.max_norm, self.own_warmup = image_size, max_norm, own_warmup
-        self.policy = Policy(order, sampling, mode, states, noise or MarkNoise(jitter=JITTER), own_share)
+        row_height = ROW_HEIGHT * image_size / REFERENCE
+        own_noise = noise or MarkNoise(jitter=JITTER)
+        self.policy = Policy(order, sampling, mode, states, own_noise, own_share, row_height)
         canvas = Canvas(
             places=head == "xy" or self.policy.sequential,
             last=self.policy.sequential,
-            row_height=ROW_HEIGHT / STRIDE,
+            row_height=row_height / STRIDE,
         )
         self.net = net.build(encoder or EncoderSpec(), head, canvas, hidden, seed)
         self.teacher = Teacher(self.net, ema_decay) if ema_decay else None
@@ -241,7 +243,11 @@ class Points(BaseTask):
             ]
         else:
             # The same mixture for every form of training: what is compared should not depend on it.
-            policy = Policy(self.policy.order, states=max(self.policy.states, EVALUATED))
+            policy = Policy(
+                self.policy.order,
+                states=max(self.policy.states, EVALUATED),
+                row_height=self.policy.row_height,
+            )
             drawn = [
                 states.draw(
                     policy,
@@ -265,8 +271,9 @@ class Points(BaseTask):
     def _own_marks(self, batch: Batch, grid: Grid, truth: list[Tensor], scale: Tensor) -> list[OwnMarks]:
         most = torch.tensor([min(len(points) + EXTRA, self.max_points) for points in truth])
         rolled = self._roll_out(self.net, grid.detached(), scale, most=most, stop=NEVER)
+        least = REACH * self.image_size / REFERENCE
         return [
-            OwnMarks.matched(made.points, points, scale, self.scoring.radius, _reach(sample, scale))
+            OwnMarks.matched(made.points, points, scale, self.scoring.radius, _reach(sample, scale, least))
             for made, points, sample in zip(rolled, truth, batch.samples, strict=True)
         ]
 
@@ -392,7 +399,7 @@ def _scale(batch: Batch) -> Tensor:
     return torch.tensor([float(width), float(height)], device=batch.images.device)
 
 
-def _reach(sample: Sample, scale: Tensor) -> Tensor:
+def _reach(sample: Sample, scale: Tensor, least: float) -> Tensor:
     """How far from each object a mark is still on it: half its size, px of the network input, [N]."""
     sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).cpu() * scale
-    return (RELATIVE * sides.prod(1).clamp(min=0).sqrt()).clamp(min=REACH)
+    return (RELATIVE * sides.prod(1).clamp(min=0).sqrt()).clamp(min=least)

@@ -21,8 +21,10 @@ Order = Literal["reading", "nearest", "random", "free"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 SEQUENTIAL: tuple[Order, ...] = ("reading", "nearest")
 """Orders in which only one object comes next."""
+REFERENCE = 384.0
+"""Side of the input that the following is px of; on a smaller one it is as much less."""
 ROW_HEIGHT = 50.0
-"""Height of a row of the reading order, px of the network input (as in the notes' project)."""
+"""Height of a row of the reading order (as in the notes' project)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Policy:
         noise: of true marks.
         own_share: share of a training batch's states whose marks are the model's own, with what is left
             matched anew (Ross et al., 2011).
+        row_height: of the reading order, px of the network input.
     """
 
     order: Order = "random"
@@ -72,6 +75,7 @@ class Policy:
     states: int = 8
     noise: MarkNoise = MarkNoise()
     own_share: float = 0.0
+    row_height: float = ROW_HEIGHT
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -183,7 +187,7 @@ def draw(
         missing[hit] = False
         left = truth[missing]
         last = marks[-1] if len(marks) else truth.new_zeros(2)
-        left = left[_order(policy.order, left * scale, last * scale, generator)]
+        left = left[_order(policy, left * scale, last * scale, generator)]
         states.append(State(image, marks, left, count - len(left)))
     return states
 
@@ -192,7 +196,7 @@ def _true_marks(
     policy: Policy, truth: Tensor, scale: Tensor, k: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Marks of the first k objects in order, noise included, and the objects that have one."""
-    order = _order(policy.order, truth * scale, truth.new_zeros(2), generator)[:k]
+    order = _order(policy, truth * scale, truth.new_zeros(2), generator)[:k]
     if not policy.noise.any:
         return truth[order], order
     noise, side = policy.noise, float(scale.max())
@@ -224,10 +228,10 @@ def _own_marks(own: OwnMarks, k: int, generator: torch.Generator | None) -> tupl
     return own.points[:length], hit[hit >= 0]
 
 
-def _order(order: Order, points: Tensor, start: Tensor, generator: torch.Generator | None) -> Tensor:
+def _order(policy: Policy, points: Tensor, start: Tensor, generator: torch.Generator | None) -> Tensor:
     """Indices int64 [N] of points in px."""
-    if order == "reading":
-        return ops.reading_order(points, ROW_HEIGHT)
-    if order == "nearest":
+    if policy.order == "reading":
+        return ops.reading_order(points, policy.row_height)
+    if policy.order == "nearest":
         return ops.nearest_order(points, start)
     return ops.random_order(len(points), generator)
