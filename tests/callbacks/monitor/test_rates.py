@@ -100,8 +100,10 @@ def test_a_training_with_any_schedule_runs(tmp_path: Path, name: str, interval: 
             return [optimiser], [{"scheduler": MADE[name](optimiser), "interval": interval}]
 
     health = LossHealth(every_n_steps=2)
-    trainer(tmp_path, health).fit(Scheduled(), loader())
-    assert health.verdict == "healthy"
+    module = Scheduled()
+    trainer(tmp_path, health).fit(module, loader())
+    found = {f.subject for i in health.engine.incidents for f in i.findings}
+    assert module.iteration == 12 and found <= {"schedule_too_long"}  # 40 epochs for a run of three
 
 
 def test_a_first_group_that_rests_by_its_rate_is_no_stop_of_the_training(tmp_path: Path) -> None:
@@ -150,3 +152,41 @@ def test_a_cycle_does_not_keep_the_monitor_deaf(tmp_path: Path) -> None:
     trainer(tmp_path, health, max_epochs=40).fit(Cyclic(), loader(64))
     declared = health.engine.signals.get("event/lr_change")
     assert 1 <= declared.seen <= 4
+
+
+@pytest.mark.parametrize(
+    ("make", "interval", "told"),
+    [
+        (lambda o: schedules.CosineAnnealingLR(o, 640), "epoch", "schedule_too_long"),
+        (lambda o: schedules.OneCycleLR(o, 0.1, total_steps=640), "epoch", "schedule_too_long"),
+        (lambda o: schedules.StepLR(o, 3), "step", "rate_gone_early"),
+        (lambda o: schedules.CosineAnnealingLR(o, 160), "step", None),
+        (lambda o: schedules.CosineAnnealingLR(o, 10), "epoch", None),
+        (lambda o: schedules.StepLR(o, 60), "step", None),
+        (lambda o: schedules.CosineAnnealingWarmRestarts(o, 20), "step", None),
+    ],
+)
+def test_a_schedule_in_the_wrong_unit_is_told_before_the_first_step(
+    tmp_path: Path, make: Callable[[Any], Any], interval: str, told: str | None
+) -> None:
+    class Scheduled(Automatic):
+        def configure_optimizers(self) -> Any:
+            optimiser = torch.optim.SGD(self.parameters(), 0.01, momentum=0.9)
+            return [optimiser], [{"scheduler": make(optimiser), "interval": interval}]
+
+    health = LossHealth(every_n_steps=8)
+    trainer(tmp_path, health, max_epochs=10, limit_train_batches=16).fit(Scheduled(), loader(64))
+    found = {f.subject for i in health.engine.incidents for f in i.findings if f.rule == "config_lint"}
+    assert found - {"warmup_too_long"} == ({told} if told else set())
+
+
+def test_a_group_that_rests_by_its_rate_is_not_one_that_no_optimiser_steps(tmp_path: Path) -> None:
+    class Resting(Automatic):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": [self.net.bias]}, {"params": [self.net.weight], "lr": 0.0}]
+            return torch.optim.SGD(groups, 0.01)
+
+    health = LossHealth(every_n_steps=8, probe=False)
+    trainer(tmp_path, health, max_epochs=16).fit(Resting(), loader(64))
+    rules = {f.rule for i in health.engine.incidents for f in i.findings if f.severity != "info"}
+    assert "unchanged_parameters" not in rules

@@ -171,12 +171,15 @@ class GradientWatch:
         if plan.earlier is not None and plan.earlier.shape == before.shape:
             moved = _sums(plan, owner, (before != plan.earlier).float())
             span = step - plan.earlier_step
-            self.buffer.add(moved, lambda v: self._count_stuck(plan, step, span, v))
+            rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+            still = [rates.get(id(p)) == 0 for _, p in plan.tensors]
+            self.buffer.add(moved, lambda v: self._count_stuck(plan, step, span, v, still))
         plan.earlier, plan.earlier_step = before, step
 
-    def _count_stuck(self, plan: _Plan, step: int, span: int, moved: list[float]) -> None:
+    def _count_stuck(self, plan: _Plan, step: int, span: int, moved: list[float], still: list[bool]) -> None:
+        """``still``: those whose own rate is 0, which are meant to rest."""
         for i, (name, _) in enumerate(plan.tensors):
-            same = moved[i] == 0 and plan.idle[i] == 0
+            same = moved[i] == 0 and plan.idle[i] == 0 and not still[i]
             before, plan.stuck[i] = plan.stuck[i], plan.stuck[i] + span if same else 0
             if before or plan.stuck[i]:
                 self.signals.record(names.UNCHANGED + name, step, plan.stuck[i], "count")

@@ -18,6 +18,13 @@ from maskwell.callbacks.monitor.rng import untouched
 from maskwell.health.signals import LINT, LOSS, PREFLIGHT, PROBE, Signals
 from maskwell.logs.rows import kind_of
 
+GONE = 1e-3
+"""Share of its peak below which a learning rate teaches nothing more."""
+LENGTHS = ("T_max", "total_steps")
+"""Attributes by which schedules know their length."""
+OVERLONG = 5
+"""A schedule is stepped in the wrong unit that is so many times as long as the run."""
+
 Context = Callable[[], AbstractContextManager[Any]]
 
 
@@ -119,6 +126,12 @@ def lint(
         and max(ahead) > 2 * ahead[0]
     ):
         found["warmup_too_long"] = len(ahead)
+    if ahead and len(ahead) >= 20 and max(ahead[len(ahead) // 2 :]) < GONE * max(ahead):
+        found["rate_gone_early"] = len(ahead)
+    for config in trainer.lr_scheduler_configs:
+        length = next((getattr(config.scheduler, k) for k in LENGTHS if hasattr(config.scheduler, k)), 0)
+        if config.interval == "epoch" and 0 < OVERLONG * (trainer.max_epochs or 0) < length:
+            found["schedule_too_long"] = length
     for stopper in callbacks:
         if isinstance(stopper, EarlyStopping) and trainer.max_epochs and trainer.max_epochs > 1:
             every = trainer.check_val_every_n_epoch or 1

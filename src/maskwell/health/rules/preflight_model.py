@@ -186,6 +186,14 @@ class ConfigLint(Rule):
 
     TEXTS: ClassVar[dict[str, tuple[str, str]]] = {
         "warmup_too_long": ("the warm-up is as long as the run: the full rate is never reached", ""),
+        "rate_gone_early": (
+            "the schedule leaves next to no rate for half of the run: does it take steps for epochs?",
+            "",
+        ),
+        "schedule_too_long": (
+            "the schedule is many times as long as the run: it counts epochs, and seems meant in steps",
+            "",
+        ),
         "never_validates": ("a callback watches a validation figure, and validation never runs", ""),
         "monitor_unknown": (
             "a callback watches a figure that is never logged",
