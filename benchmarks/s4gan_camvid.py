@@ -78,7 +78,8 @@ NOTES = {
         "4,000 iterations, averaged weights, checkpoint chosen on val (the drive of most training images). "
         "1_8: each recipe at the best of three rates on val, chosen with seed 0; three seeds; differences "
         "are paired by seed, with 95 % t-intervals. 1_4 and 1_16: those rates, one seed. all: "
-        "every one of the 367 labels, supervised: what labels could give."
+        "every one of the 367 labels, supervised: what labels could give. minutes: wall clock of one core, "
+        "shared with other trainings and paused at times: no measure of cost."
     ),
     "s4gan_dsb2018": (
         "Nuclei as classes background and nucleus: dsb2018 (CC0), 1/16 = 24 of 383 images labelled, windows "
