@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from maskwell.errors import UserError
+from maskwell.health.columns import kind_of
 from maskwell.logs import csv_file, tensorboard_folder, wandb_run
-from maskwell.logs.rows import Notes, Row, kind_of
+from maskwell.logs.rows import Notes, Row
 
 
 def rows_of(path: Path) -> tuple[list[Row], Notes]:

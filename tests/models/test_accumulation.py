@@ -82,7 +82,7 @@ class Keep(Callback):
             parameter.grad = None
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
-        loss, _ = loss_of(trainer, outputs, [])
+        loss, _ = loss_of(trainer, outputs, list)
         assert loss is not None
         self.losses.append(float(loss))
 

@@ -158,7 +158,7 @@ class LossHealth(Callback):
         values: dict[str, Tensor] = {}
         if not excluded:
             signals.step = max(signals.step, step)
-            loss, role = readings.loss_of(trainer, outputs, self.steps.heard(trainer))
+            loss, role = readings.loss_of(trainer, outputs, lambda: self.steps.heard(trainer))
             values = readings.values_of(loss, outputs)
         if values:
             held = torch.stack([value.detach().float().reshape(()) for value in values.values()])

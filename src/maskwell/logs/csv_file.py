@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from maskwell.errors import UserError
-from maskwell.logs.rows import EPOCH_NAMES, STEP_NAMES, Notes, Row
+from maskwell.health.columns import EPOCH_NAMES, STEP_NAMES
+from maskwell.logs.rows import Notes, Row
 
 SAMPLE = 64 * 1024
 """Characters from which the separator is guessed."""

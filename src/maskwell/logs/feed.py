@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from maskwell.health import signals as names
+from maskwell.health.columns import LOSS_NAMES, Kind, is_loss, kind_of
 from maskwell.health.engine import Engine
 from maskwell.health.roles import role_of
 from maskwell.health.rules import Rule
 from maskwell.health.signals import Role
-from maskwell.logs.rows import LOSS_NAMES, Kind, Notes, Row, is_loss, kind_of
+from maskwell.logs.rows import Notes, Row
 
 EVERY = 8
 """Steps between checks ..."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from maskwell.errors import UserError
-from maskwell.logs.rows import EPOCH_NAMES, Notes, Row
+from maskwell.health.columns import EPOCH_NAMES
+from maskwell.logs.rows import Notes, Row
 
 PATTERN = "events.out.tfevents.*"
 

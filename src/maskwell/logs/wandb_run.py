@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from maskwell.errors import UserError
-from maskwell.logs.rows import EPOCH_NAMES, Notes, Row
+from maskwell.health.columns import EPOCH_NAMES
+from maskwell.logs.rows import Notes, Row
 
 BLOCK = 32 * 1024
 """The file is a LevelDB log: blocks of records, each with a checksum, a length and a kind."""

@@ -32,6 +32,7 @@ def test_figures_of_validation_go_by_many_names() -> None:
         "val_acc/dataloader_idx_0": 0.8,
         "val_acc/dataloader_idx_1": 0.7,
         "val/train_miou": 0.6,
+        "val/pseudo_share/Car": 0.4,
         "train_loss": 9.0,
         "lr-SGD": 0.1,
     }
@@ -40,7 +41,13 @@ def test_figures_of_validation_go_by_many_names() -> None:
     record_validation(trainer, SimpleNamespace(), signals, 7)  # type: ignore[arg-type]
     found = {name: stream.latest for name, stream in signals.under("metric/")}
     assert found == pytest.approx(
-        {"val/loss": 0.5, "val/acc": 0.8, "val/acc/dataloader_idx_1": 0.7, "evaluated_train/miou": 0.6}
+        {
+            "val/loss": 0.5,
+            "val/acc": 0.8,
+            "val/acc/dataloader_idx_1": 0.7,
+            "evaluated_train/miou": 0.6,
+            "val/pseudo_share/Car": 0.4,
+        }
     )
 
 

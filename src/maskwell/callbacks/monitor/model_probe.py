@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskwell.callbacks.monitor.forward import loss_of, outputs_of, scalars
 from maskwell.callbacks.monitor.rng import untouched
+from maskwell.health.columns import kind_of
 from maskwell.health.signals import LINT, LOSS, PREFLIGHT, PROBE, Signals
-from maskwell.logs.rows import kind_of
 
 GONE = 1e-3
 """Share of its peak below which a learning rate teaches nothing more."""

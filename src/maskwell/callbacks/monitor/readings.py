@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from maskwell.health import signals as names
+from maskwell.health.columns import is_loss, kind_of
 from maskwell.health.roles import role_of
 from maskwell.health.signals import Role, Signals
-from maskwell.logs.rows import is_loss, kind_of
 
 LOSS_NAMES = ("train/batch_loss", "train/loss", "train_loss", "loss")
 """Where a loss is looked for among the logged metrics of a module that returns none."""
@@ -45,17 +45,20 @@ class EpochMean:
         return [self.count, self.total, self.squares]
 
 
-def loss_of(trainer: Trainer, outputs: Any, heard: Sequence[Tensor]) -> tuple[Tensor | None, Role]:
+def loss_of(
+    trainer: Trainer, outputs: Any, hear: Callable[[], Sequence[Tensor]]
+) -> tuple[Tensor | None, Role]:
     """The loss of a training step and its role; None where nothing was learnt.
 
     Where none is returned, it is the one that is logged, or the sum of those that went backward
-    (``heard``), which several networks may minimise against each other. Without these, what is logged is
-    of an earlier step.
+    (``hear`` gives them), which several networks may minimise against each other. Without these, what is
+    logged is of an earlier step.
     """
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     if isinstance(loss, Tensor):
         # Lightning has divided it
         return loss * (trainer.accumulate_grad_batches if _is_automatic(trainer) else 1), "supervised"
+    heard = hear()
     if not heard:
         return None, "supervised"
     logged = trainer.callback_metrics
