@@ -11,12 +11,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from maskwell.health import signals as names
-from maskwell.health.columns import is_loss, kind_of
+from maskwell.health.columns import LOSS_NAMES, is_loss, kind_of
 from maskwell.health.roles import role_of
 from maskwell.health.signals import Role, Signals
 
-LOSS_NAMES = ("train/batch_loss", "train/loss", "train_loss", "loss")
-"""Where a loss is looked for among the logged metrics of a module that returns none."""
 TRAIN_AT_EVALUATION = "train_at_evaluation"
 """Mean training loss between two evaluations."""
 
