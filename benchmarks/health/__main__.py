@@ -44,20 +44,25 @@ class Bench:
     cells: harness.Cells
     works: bool = True
 
-    def training(self, training: Training) -> dict[str, Any] | None:
-        """The result of a training, recorded now if it must be; None where it is missing."""
+    def training(self, training: Training, refusable: bool = False) -> dict[str, Any] | None:
+        """The result of a training, recorded now if it must be; None where it is missing.
+
+        ``refusable``: an override of it was printed by the monitor; one that cannot be given mends nothing.
+        """
         key = {**training.key(), "recipe": _recipe(training), "recording": RECORDING}
         if training.recovers:  # it has rules
             key["rules"] = hashlib.sha256(repr(default_rules()).encode()).hexdigest()[:12]
         if not self.works or training.ranks > harness.usable_cores():
             return self.cells.find(key)
-        return self.cells.run(key, lambda: self._record(training, key))
+        return self.cells.run(key, lambda: self._record(training, key, refusable))
 
-    def _record(self, training: Training, key: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, training: Training, key: dict[str, Any], refusable: bool) -> dict[str, Any]:
         try:
             made = record(training)
-        except UserError as error:  # of an override that was printed and cannot be given: it mends nothing
-            return {"refused": str(error), "metrics": {}, "ended": "refused", "seconds": 0.0}
+        except UserError as error:
+            if not refusable:
+                raise
+            return {"refused": str(error), "metrics": {}}
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         result = {**made.result(), "commit": harness.commit()}
         if not training.recovers:
@@ -86,7 +91,7 @@ class Bench:
         for cell in [c for c in plan.cells(split) if c.undo][first::of]:
             override = self.advice(cell, self.training(cell.training))
             if override is not None:
-                self.training(remedies.mended(cell, override))
+                self.training(remedies.mended(cell, override), refusable=True)
 
     def advice(self, cell: Cell, result: dict[str, Any] | None) -> str | None:
         """The override that the monitor prints for a recorded cell whose fault an override can undo."""
@@ -216,7 +221,7 @@ def mending(bench: Bench, split: Split, references: Mapping[Training, Mapping[st
         if result is None or healthy is None:
             continue
         override = bench.advice(cell, result)
-        again = bench.training(remedies.mended(cell, override)) if override else None
+        again = bench.training(remedies.mended(cell, override), refusable=True) if override else None
         if override is None or again is not None:
             mended = again is not None and remedies.as_good(again, healthy)
             tries.setdefault(cell.name, []).append(mended)

@@ -17,8 +17,6 @@ SEEDS: dict[Split, tuple[int, ...]] = {"dev": (0,), "test": (101, 102, 103)}
 """Rules are tuned on the first and reported on the others."""
 HEALTHY = "healthy"
 """Group of the runs without a fault."""
-SMALL = "small"
-"""Healthy runs that are as short, and on as few images, as those with moving faults."""
 DEV_SHARE = 3
 """Healthy runs of development are so many times shorter."""
 

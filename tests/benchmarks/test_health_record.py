@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness import Cells
+from benchmarks.health import __main__ as main
 from benchmarks.health import miniature
 from benchmarks.health.collect import Finished, collect, stories
 from benchmarks.health.injection import Put
 from benchmarks.health.monitors import printed, remedy
 from benchmarks.health.plan import Cell
 from benchmarks.health.record import Training, record
+from benchmarks.health.remedies import as_good
 from benchmarks.health.tape import Tape
 from maskwell.data.synthetic import cached_cells
+from maskwell.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +75,20 @@ def test_a_run_goes_back_by_itself() -> None:
     made = record(Training("points", 0, 16, 8, 8, put=((Put("NanLoss"), 3, 8),), recovers=True))
     assert made.returns >= 1 and made.ended == ""
     assert not len(made.tape)  # its rules act: it is no recording
+
+
+def test_only_what_the_monitor_printed_may_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Training) -> None:
+        raise UserError("no such key")
+
+    monkeypatch.setattr(main, "record", refuse)
+    monkeypatch.setattr(main, "_recipe", lambda _: "recipe")
+    bench = main.Bench(tmp_path, Cells(tmp_path / "cells.jsonl"))
+    with pytest.raises(UserError, match="no such key"):
+        bench.training(nan(8))
+    assert main.Bench(tmp_path, bench.cells, works=False).training(nan(8)) is None
+    again = bench.training(nan(9), refusable=True)
+    healthy = {"monitor": "val/map", "mode": "max", "metrics": {"val/map": 0.5}}
+    assert again is not None and again["refused"] == "no such key" and not as_good(again, healthy)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from maskwell.health.engine import Engine
 from maskwell.health.findings import Severity
-from maskwell.health.rules import Clock, Rule, Symptom
+from maskwell.health.rules import Clock, Leakage, Rule, Symptom
 from maskwell.health.signals import Signals
 
 
@@ -161,3 +161,12 @@ def test_a_line_holds_cause_evidence_and_remedy() -> None:
     engine = Engine({"a": Switch(severity="warn")})
     _at(engine, 7)
     assert engine.incidents[0].cause.line() == "cause of depth 1 (x 7)"
+
+
+def test_what_is_there_before_the_first_step_is_told_once() -> None:
+    """Its rules are asked once more behind the first validation, however late that comes."""
+    engine = Engine({"leakage": Leakage()})
+    engine.signals.record("preflight/overlap/val", 0, 3.0, "count")
+    assert [f.rule for f in engine.check("start").news] == ["leakage"]
+    engine.signals.step = 5000
+    assert engine.check("start").news == [] and len(engine.incidents) == 1

@@ -202,7 +202,7 @@ class LossHealth(Callback):
         if not self._validated:
             self._validated = True
             unknown_monitors(trainer, self.engine.signals, step)
-            self._check(trainer, "start")  # what the configuration says is complete now
+            self._log(trainer, self._check(trainer, "start"))  # what the configuration says is complete now
         readings.record_validation(trainer, pl_module, self.engine.signals, step)
         self._log(trainer, self._check(trainer, "evaluation"))
 

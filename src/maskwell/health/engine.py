@@ -80,7 +80,7 @@ class Engine:
             self._flags[name] = any(_action(rule, f) != "log" for f in found)
             result.flags[name] = self._flags[name]
             for finding in found:
-                if not self._is_news(finding):
+                if not self._is_news(finding, again=clock != "start"):
                     self._update(finding)
                     continue
                 group = self._take(finding)
@@ -146,7 +146,8 @@ class Engine:
                     left[label] = round(left.get(label, 1.0) * (1 - weight), 6)
         return left
 
-    def _is_news(self, finding: Finding) -> bool:
+    def _is_news(self, finding: Finding, again: bool) -> bool:
+        """``again``: it may come anew; what is there before the first step is told once."""
         before = self._fired.get(finding.key)
         worst = finding.severity
         if before is not None and RANK[before[0]] > RANK[worst]:
@@ -154,7 +155,7 @@ class Engine:
         self._fired[finding.key] = (worst, finding.step)
         if before is None:
             return True
-        return RANK[finding.severity] > RANK[before[0]] or finding.step - before[1] > self.rearm
+        return RANK[finding.severity] > RANK[before[0]] or (again and finding.step - before[1] > self.rearm)
 
     def _take(self, finding: Finding) -> Incident:
         """Into the incident that holds it or is still open, else into a new one."""
